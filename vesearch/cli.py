@@ -1,0 +1,321 @@
+"""The command line: each command parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import vesearch
+from vesearch.config import Config, Query, Run
+from vesearch.errors import VesearchError
+
+if TYPE_CHECKING:  # the modules behind the commands load torch and more: imported on use
+    from vesearch.pipeline import Summary
+
+SKIPPED = 3  # exit code: finished, but some images were skipped
+INTERRUPTED = 130
+
+_FOLDERS = click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+
+
+class _Commands(click.Group):
+    """Turns errors into one line and an exit code; -v shows where they came from."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except KeyboardInterrupt:
+            click.echo("interrupted; the same command continues where it was", err=True)
+            sys.exit(INTERRUPTED)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VesearchError as err:
+            self._explain(ctx)
+            raise click.ClickException(str(err)) from err
+        except MemoryError as err:
+            self._explain(ctx)
+            raise click.ClickException("out of memory; try --set detect.batch_size=1") from err
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except (OSError, ValueError, RuntimeError) as err:
+            self._explain(ctx)
+            kind = type(err).__name__
+            raise click.ClickException(
+                f"{kind}: {err} (-v shows where)".replace("\n", " ")
+            ) from err
+
+    @staticmethod
+    def _explain(ctx: click.Context) -> None:
+        if logging.getLogger("vesearch").isEnabledFor(logging.DEBUG):
+            traceback.print_exc()
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """The options every command has."""
+
+    store: str | None
+    config: Path | None
+    overrides: tuple[str, ...]
+    device: str | None
+
+    def load(self, **flags: Any) -> Config:
+        """Build the settings: command line, environment, file, store, defaults."""
+        from vesearch.job import configure
+
+        given = {"run.store": self.store, "run.device": self.device, **flags}
+        return configure(self.config, self.overrides, given)
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the common options; the command gets them as its first argument."""
+
+    def with_common(
+        store: str | None,
+        config: Path | None,
+        overrides: tuple[str, ...],
+        device: str | None,
+        verbose: bool,
+        **rest: Any,
+    ) -> Any:
+        logging.getLogger("vesearch").setLevel(logging.DEBUG if verbose else logging.INFO)
+        return command(_Common(store, config, overrides, device), **rest)
+
+    with_common.__name__, with_common.__doc__ = command.__name__, command.__doc__
+    with_common.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    for option in reversed(_OPTIONS):
+        with_common = option(with_common)
+    return with_common
+
+
+_OPTIONS = (
+    click.option(
+        "--store",
+        envvar="VESEARCH_STORE",
+        metavar="FOLDER",
+        help=f"Where the collection is kept.  [default: {Run().store}]",
+    ),
+    click.option(
+        "--config",
+        envvar="VESEARCH_CONFIG",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="A YAML file of settings.",
+    ),
+    click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting."
+    ),
+    click.option(
+        "--device",
+        envvar="VESEARCH_DEVICE",
+        metavar="auto|cpu|cuda[:i]",
+        help=f"Where the networks run.  [default: {Run().device}]",
+    ),
+    click.option("-v", "--verbose", is_flag=True, help="Show more, and where an error came from."),
+)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(vesearch.__version__, prog_name="vesearch")
+def main() -> None:
+    """Find the same dog, cup or coat in a hundred thousand photos.
+
+    \b
+    vesearch ingest photos/
+    vesearch build-index
+    vesearch query img.jpg --entity 1 --out result.png
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # each bad file gets a row of its own
+
+
+@main.command()
+@_FOLDERS
+@_common
+def ingest(common: _Common, folders: tuple[Path, ...]) -> None:
+    """Add what is new or changed below FOLDERS to the collection.
+
+    \b
+    vesearch ingest photos/ more-photos/
+
+    Continues where an interrupted run stopped. Exit code 3: some files were skipped.
+    """
+    if not folders:
+        raise click.UsageError("name a folder of photos, as in: vesearch ingest photos/")
+    _run(common, ("scan", "detect", "crop", "embed"), folders)
+
+
+@main.command()
+@click.option("--refit", is_flag=True, help="Fit the projection anew.")
+@_common
+def build_index(common: _Common, refit: bool) -> None:
+    """Make the collection searchable: fit-pca where there is none, then build-ngt.
+
+    \b
+    vesearch build-index
+    """
+    _run(common, ("fit-pca", "build-ngt"), refit=refit)
+
+
+@main.command()
+@_FOLDERS
+@_common
+def detect(common: _Common, folders: tuple[Path, ...]) -> None:
+    """Stage 1: find the entities of all images; FOLDERS are scanned first.
+
+    \b
+    vesearch detect photos/
+    """
+    _run(common, ("scan", "detect") if folders else ("detect",), folders)
+
+
+@main.command()
+@_common
+def crop(common: _Common) -> None:
+    """Stage 2: cut the detected entities out.
+
+    \b
+    vesearch crop
+    """
+    _run(common, ("crop",))
+
+
+@main.command()
+@_common
+def embed(common: _Common) -> None:
+    """Stage 3: embed the crops.
+
+    \b
+    vesearch embed
+    """
+    _run(common, ("embed",))
+
+
+@main.command()
+@click.option("--refit", is_flag=True, help="Fit anew even where there is a projection.")
+@_common
+def fit_pca(common: _Common, refit: bool) -> None:
+    """Stage 4: fit the projection to the embeddings.
+
+    \b
+    vesearch fit-pca --set projection.dim=64
+    """
+    _run(common, ("fit-pca",), refit=refit)
+
+
+@main.command()
+@_common
+def build_ngt(common: _Common) -> None:
+    """Stage 5: project the embeddings and build the index.
+
+    \b
+    vesearch build-ngt --set index.backend=exact
+    """
+    _run(common, ("build-ngt",))
+
+
+@main.command()
+@click.argument("pipeline", type=click.Path(path_type=Path))
+@_FOLDERS
+@_common
+def run(common: _Common, pipeline: Path, folders: tuple[Path, ...]) -> None:
+    """Run the stages that a PIPELINE file names, on its folders or on FOLDERS.
+
+    \b
+    vesearch run pipelines/full.yaml photos/
+    """
+    from vesearch.pipeline import run_file
+
+    config, stages, places = run_file(pipeline, folders)
+    common = _Common(common.store, common.config or config, common.overrides, common.device)
+    _run(common, stages, tuple(places))
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--entity", type=int, metavar="N", help="Search for entity N of each image.")
+@click.option("--top", type=int, metavar="K", help=f"Matches wanted.  [default: {Query().top}]")
+@click.option("--all-entities", is_flag=True, help="More than one match per photo.")
+@click.option("--include-self", is_flag=True, help="Matches in the query photo and its copies too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="X.png", help="Draw the answer.")
+@_common
+def query(
+    common: _Common,
+    images: tuple[Path, ...],
+    entity: int | None,
+    top: int | None,
+    all_entities: bool,
+    include_self: bool,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """List the entities of IMAGES, or find what is most similar to one of them.
+
+    \b
+    vesearch query img.jpg
+    vesearch query img.jpg --entity 1 --out result.png
+    """
+    from vesearch import report, search
+
+    config = common.load(**{"query.top": top})
+    wish = search.Wish(config.query.top, not all_entities, include_self)
+    failed = 0
+    searcher = search.Searcher(config)
+    for number, image in enumerate(images, 1):
+        try:
+            result = searcher.ask(image, entity, wish)
+            if out is not None:
+                searcher.draw(result, _numbered(out, number, len(images)))
+        except VesearchError as err:
+            if len(images) == 1:
+                raise
+            failed += 1
+            click.echo(f"Error: {err}", err=True)
+            continue
+        click.echo(report.query_json(result) if as_json else report.query_text(result))
+    if failed:
+        sys.exit(SKIPPED if failed < len(images) else 1)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@_common
+def status(common: _Common, as_json: bool) -> None:
+    """Show what the collection holds, how far it is, and what was skipped.
+
+    \b
+    vesearch status --json
+    """
+    from vesearch import report, status
+    from vesearch.job import Job
+
+    state = status.read(Job(common.load()))
+    click.echo(report.status_json(state) if as_json else report.status_text(state))
+
+
+def _run(
+    common: _Common, stages: tuple[str, ...], folders: tuple[Path, ...] = (), *, refit: bool = False
+) -> None:
+    """Run stages, print the summary, and tell by the exit code whether files were skipped."""
+    from vesearch import pipeline, report
+
+    summary: Summary = pipeline.run_stages(common.load(), stages, folders, refit=refit)
+    click.echo(report.summary_text(summary), err=True)
+    if summary.skipped:
+        sys.exit(SKIPPED)
+
+
+def _numbered(out: Path, number: int, count: int) -> Path:
+    """Return the picture's path; of several images each gets its number."""
+    return out if count == 1 else out.with_name(f"{out.stem}-{number}{out.suffix}")

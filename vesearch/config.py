@@ -1,0 +1,243 @@
+"""Typed settings: the defaults, and what YAML files, --set and the command line change of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from vesearch.errors import ConfigError
+from vesearch.registry import did_you_mean
+
+_MAX_FILE_BYTES = 1 << 20
+Scalar = int | float | str | bool
+
+
+def _setting(
+    default: Scalar,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    changes_results: bool = True,
+) -> Any:
+    """Declare a setting; one that changes results is part of the store's fingerprints."""
+    metadata = {"low": low, "high": high, "choices": choices, "changes_results": changes_results}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Images:
+    """How files are decoded, and what is refused."""
+
+    max_side: int = _setting(1024, low=64, high=8192)
+    max_pixels: int = _setting(250_000_000, low=1, changes_results=False)
+    max_bytes: int = _setting(500_000_000, low=1, changes_results=False)
+
+
+@dataclass(frozen=True)
+class Detect:
+    """How images are split into entities."""
+
+    detector: str = _setting("cuts")
+    max_entities: int = _setting(10, low=1, high=200)
+    min_area: float = _setting(0.01, low=0.0, high=1.0)
+    batch_size: int = _setting(4, low=1, high=256, changes_results=False)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How entities are cut out."""
+
+    size: int = _setting(224, low=32, high=1024)
+    context: float = _setting(0.1, low=0.0, high=1.0)
+    quality: int = _setting(92, low=50, high=100)
+
+
+@dataclass(frozen=True)
+class Embed:
+    """How crops are embedded."""
+
+    embedder: str = _setting("builtin")
+    precision: str = _setting(
+        "auto", choices=("auto", "float32", "bfloat16"), changes_results=False
+    )
+    batch_size: int = _setting(8, low=1, high=1024, changes_results=False)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """How embeddings are reduced."""
+
+    dim: int = _setting(128, low=1, high=4096)
+    sample: int = _setting(200_000, low=100)
+    seed: int = _setting(0, low=0)
+
+
+@dataclass(frozen=True)
+class Index:
+    """How vectors are indexed."""
+
+    backend: str = _setting("ngt")
+    recall: float = _setting(0.98, low=0.5, high=1.0)
+    pairs: int = _setting(100_000, low=1_000, high=10_000_000)
+    seed: int = _setting(0, low=0)
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a query returns."""
+
+    top: int = _setting(10, low=1, high=1_000)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how things run; changes no results."""
+
+    store: str = _setting("./vesearch-store")
+    device: str = _setting("auto")
+    shard_size: int = _setting(256, low=1, high=5_000)
+    workers: int = _setting(2, low=1, high=64)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings, by section; configs/default.yaml says what each one does."""
+
+    images: Images = Images()
+    detect: Detect = Detect()
+    crop: Crop = Crop()
+    embed: Embed = Embed()
+    projection: Projection = Projection()
+    index: Index = Index()
+    query: Query = Query()
+    run: Run = Run()
+
+
+def flatten(config: Config) -> dict[str, Scalar]:
+    """Return {"section.key": value} of every setting."""
+    return {f"{s}.{f.name}": getattr(section, f.name) for s, section, f in _settings(config)}
+
+
+def result_settings(config: Config, section: str) -> dict[str, Scalar]:
+    """Return a section's settings that change results, as {"section.key": value}."""
+    return {
+        f"{s}.{f.name}": getattr(record, f.name)
+        for s, record, f in _settings(config)
+        if s == section and f.metadata["changes_results"]
+    }
+
+
+def load_config(
+    path: Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Scalar | None] | None = None,
+    remembered: Mapping[str, Scalar] | None = None,
+) -> Config:
+    """Build the settings: command line over file over what the store remembers over defaults.
+
+    path: a YAML file of sections; overrides: "section.key=value"; flags: {"section.key": value},
+    None meaning not given. Raises ConfigError naming the place.
+    """
+    values = flatten(Config())
+    for key, value in (remembered or {}).items():
+        if key in values:  # weights digests are remembered beside the settings
+            values[key] = value
+    sources = [(str(path), _read_yaml(path))] if path is not None else []
+    sources += [("--set", dict([_split_override(text)])) for text in overrides]
+    sources += [("command line", {k: v for k, v in (flags or {}).items() if v is not None})]
+    for place, given in sources:
+        for key, value in given.items():
+            if key not in values:
+                raise ConfigError(f"{place}: unknown setting {key}{did_you_mean(key, values)}")
+            values[key] = _checked(place, key, value)
+    return _build(values)
+
+
+def _settings(config: Config) -> Iterator[tuple[str, Any, Any]]:
+    for section in fields(config):
+        record = getattr(config, section.name)
+        for setting in fields(record):
+            yield section.name, record, setting
+
+
+def _build(values: Mapping[str, Any]) -> Config:
+    sections = {}
+    for section in fields(Config):
+        default: Any = section.default
+        own = {f.name: values[f"{section.name}.{f.name}"] for f in fields(default)}
+        sections[section.name] = type(default)(**own)
+    return Config(**sections)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping of sections as {"section.key": value}."""
+    nested = read_yaml_mapping(path)
+    flat: dict[str, Any] = {}
+    known = [f.name for f in fields(Config)]
+    for section, settings in nested.items():
+        if section not in known:
+            hint = did_you_mean(str(section), known)
+            raise ConfigError(f"{path}: unknown section {section}{hint}")
+        if not isinstance(settings, dict):
+            raise ConfigError(
+                f"{path}: {section} must hold settings, as in '{section}:\\n  key: 1'"
+            )
+        flat.update({f"{section}.{key}": value for key, value in settings.items()})
+    return flat
+
+
+def read_yaml_mapping(path: Path) -> dict[Any, Any]:
+    """Read a YAML file that holds a mapping (safely: no objects). Raises ConfigError."""
+    import yaml
+
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: over {_MAX_FILE_BYTES} bytes; that is no settings file")
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise ConfigError(f"{path}: no such file") from err
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{path}: cannot be read: {err}") from err
+    except yaml.YAMLError as err:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(err).split())}") from err
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: must hold 'key: value' lines, got a {type(loaded).__name__}")
+    return loaded
+
+
+def _split_override(text: str) -> tuple[str, Any]:
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text}: must be section.key=value")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as err:
+        raise ConfigError(f"--set {text}: not a valid value") from err
+
+
+def _checked(place: str, key: str, value: Any) -> Scalar:
+    """Return value as the setting's type, or raise ConfigError saying what it must be."""
+    section, name = key.split(".")
+    setting = next(f for f in fields(getattr(Config(), section)) if f.name == name)
+    kind, rules = type(getattr(getattr(Config(), section), name)), setting.metadata
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or value != value:  # a NaN is no number to compute with
+        expected = {int: "a whole number", float: "a number", str: "a text"}[kind]
+        raise ConfigError(f"{place}: {key} must be {expected}, got {value!r}")
+    if rules["choices"] and value not in rules["choices"]:
+        raise ConfigError(f"{place}: {key} must be one of {', '.join(rules['choices'])}")
+    low, high = rules["low"], rules["high"]
+    if low is not None and not low <= value <= (float("inf") if high is None else high):
+        span = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ConfigError(f"{place}: {key} must be {span}, got {value}")
+    result: Scalar = value
+    return result

@@ -1,0 +1,25 @@
+"""What finds the entities of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from vesearch.records import Entities, UInt8
+from vesearch.registry import Registry
+
+
+class Detector(Protocol):
+    """Splits images into entities; the same pixels always give the same entities."""
+
+    @property
+    def weights_digest(self) -> str:
+        """What stands for weights and algorithm in fingerprints; cheap, imports no torch."""
+
+    def detect(self, images: Sequence[UInt8]) -> list[Entities]:
+        """Return the ranked entities of each (h, w, 3) uint8 RGB image."""
+
+
+DETECTORS = Registry("detector")
+DETECTORS.add("cuts", "vesearch.detectors.cuts:Cuts", "unsupervised: normalised cuts of features")
+DETECTORS.add("whole", "vesearch.detectors.whole:Whole", "the whole image as its one entity")

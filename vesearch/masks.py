@@ -1,0 +1,77 @@
+"""Turn binary masks into entities: run lengths, boxes, areas and peaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pycocotools import mask as coco
+
+from vesearch.records import Bool, Entities, Float32
+
+_PEAK_SIDE = 160  # px: peaks are searched on a grid of at most this side; finer is not seen
+
+
+def encode(masks: Bool) -> tuple[bytes, ...]:
+    """Encode (n, h, w) masks as COCO compressed run lengths (pycocotools' format)."""
+    if not len(masks):
+        return ()
+    columns = np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8))  # (n, h, w) -> (h, w, n)
+    return tuple(rle["counts"] for rle in coco.encode(columns))
+
+
+def decode(counts: bytes, size_hw: tuple[int, int]) -> Bool:
+    """Decode COCO run lengths to one (h, w) mask."""
+    mask: Bool = coco.decode({"counts": counts, "size": list(size_hw)}).astype(bool)
+    return mask
+
+
+def box_of(mask: Bool) -> tuple[int, int, int, int]:
+    """Return the tight (x0, y0, x1, y1) box of a non-empty (h, w) mask, ends exclusive."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def peak_of(mask: Bool) -> tuple[float, float]:
+    """Return (x, y) of the pixel centre deepest inside a non-empty (h, w) mask.
+
+    Deepest: the largest Euclidean distance to the outside; beyond the image is outside.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    x0, y0, x1, y1 = box_of(mask)
+    step = max(1, -(-max(x1 - x0, y1 - y0) // _PEAK_SIDE))
+    grid = mask[y0:y1:step, x0:x1:step]
+    if not grid.any():  # a shape thinner than the step fell between the samples
+        step, grid = 1, mask[y0:y1, x0:x1]
+    depth = distance_transform_edt(np.pad(grid, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    return float(x0 + int(column) * step) + 0.5, float(y0 + int(row) * step) + 0.5
+
+
+def to_entities(
+    masks: Bool,
+    scores: Float32,
+    *,
+    labels: Sequence[str | None] | None = None,
+    is_stuff: Bool | None = None,
+) -> Entities:
+    """Build the ranked entities of one image from its (n, h, w) masks; empty masks are left out."""
+    if masks.ndim != 3:
+        raise ValueError(f"masks must be (n, h, w), got {masks.shape}")
+    filled = np.flatnonzero(masks.any((1, 2)))
+    size_hw = (masks.shape[1], masks.shape[2])
+    boxes = [box_of(masks[i]) for i in filled]
+    peaks = [peak_of(masks[i]) for i in filled]
+    stuff = np.zeros(len(masks), bool) if is_stuff is None else np.asarray(is_stuff, bool)
+    return Entities(
+        size_hw=size_hw,
+        boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+        areas=masks[filled].sum((1, 2)).astype(np.float32),
+        scores=np.asarray(scores, np.float32)[filled],
+        peaks_xy=np.array(peaks, np.float32).reshape(-1, 2),
+        mask_size_hw=size_hw,
+        masks=encode(masks[filled]),
+        labels=tuple(None if labels is None else labels[i] for i in filled),
+        is_stuff=stuff[filled],
+    ).ranked()

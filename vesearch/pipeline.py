@@ -1,0 +1,213 @@
+"""Order the stages: the streaming ingest, the index build, and pipelines from files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+
+from vesearch.catalog import Catalog
+from vesearch.config import Config, read_yaml_mapping
+from vesearch.errors import ConfigError
+from vesearch.executors import ahead
+from vesearch.job import Job
+from vesearch.progress import bar
+from vesearch.records import Frame
+from vesearch.registry import did_you_mean
+from vesearch.stages import build_index, crop, detect, embed, fit_pca, scan
+from vesearch.stages.batches import batched
+from vesearch.tables import CropRows, EmbeddingRows, EntityRows
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+STAGES = ("scan", "detect", "crop", "embed", "fit-pca", "build-ngt")
+_INGEST = STAGES[:4]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that is not in the collection, and why."""
+
+    path: str
+    status: str
+    error: str | None
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run did. skipped: all unusable files below the folders, known ones too."""
+
+    images: int = 0
+    entities: int = 0
+    copies: int = 0
+    unchanged: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    index_built: bool | None = None
+    seconds: float = 0.0
+
+
+def ingest(config: Config, folders: Sequence[Path]) -> Summary:
+    """Scan, detect, crop and embed what is new or changed below folders, each image decoded once.
+
+    Raises VesearchError for folders without images, a locked store or other settings.
+    """
+    return run_stages(config, _INGEST, folders)
+
+
+def run_stages(
+    config: Config, stages: Sequence[str], folders: Sequence[Path], *, refit: bool = False
+) -> Summary:
+    """Run stages in their order over the store, holding its lock."""
+    began, job, summary = time.perf_counter(), Job(config), Summary()
+    if "scan" in stages and not job.store.exists():
+        scan.find(folders, Catalog())  # a mistyped folder must not leave a store behind
+    with job.store.lock():
+        job.open_for_writing()
+        found = None
+        if set(_INGEST) <= set(stages):
+            found = _stream(job, folders, summary)
+        else:
+            found = _single_stages(job, stages, folders, summary)
+        if "fit-pca" in stages:
+            summary.index_built = fit_pca.run(job, refit=refit)
+        if "build-ngt" in stages:
+            summary.index_built = build_index.run(job)
+        if found is not None:
+            summary.skipped = _skipped(Catalog.of(job.store), found)
+    summary.seconds = time.perf_counter() - began
+    return summary
+
+
+def run_file(
+    path: Path, folders: Sequence[Path]
+) -> tuple[Path | None, tuple[str, ...], list[Path]]:
+    """Read a pipeline file: its config (beside the file), its stages, its folders.
+
+    Folders given on the command line replace the file's. Raises ConfigError.
+    """
+    document = read_yaml_mapping(path)
+    for key in document:
+        if key not in ("config", "stages", "folders"):
+            hint = did_you_mean(str(key), ("config", "stages", "folders"))
+            raise ConfigError(f"{path}: unknown key {key}{hint}")
+    stages = _texts(path, "stages", document.get("stages", []))
+    for stage in stages:
+        if stage not in STAGES:
+            raise ConfigError(f"{path}: no stage {stage!r}{did_you_mean(stage, STAGES)}")
+    if list(stages) != [stage for stage in STAGES if stage in stages] or not stages:
+        raise ConfigError(f"{path}: stages must be some of {', '.join(STAGES)}, in this order")
+    named = [Path(folder) for folder in _texts(path, "folders", document.get("folders", []))]
+    config = document.get("config")
+    if config is not None and not isinstance(config, str):
+        raise ConfigError(f"{path}: config must be the path of a YAML file")
+    if "scan" in stages and not (folders or named):
+        raise ConfigError(f"{path}: no folders; add 'folders:', or name them on the command line")
+    return path.parent / config if config else None, stages, list(folders) or named
+
+
+def _texts(path: Path, key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(f"{path}: {key} must be a list of names")
+    return tuple(value)
+
+
+def _single_stages(
+    job: Job, stages: Sequence[str], folders: Sequence[Path], summary: Summary
+) -> scan.Found | None:
+    found = None
+    if "scan" in stages:
+        found = scan.run(job, folders)
+        summary.unchanged = len(found.seen) - len(found.candidates)
+    if "detect" in stages:
+        summary.images = detect.run(job)
+    if "crop" in stages:
+        summary.entities = crop.run(job)
+    if "embed" in stages:
+        summary.entities = embed.run(job)
+    return found
+
+
+def _stream(job: Job, folders: Sequence[Path], summary: Summary) -> scan.Found:
+    """Finish the shards that an interruption left open, then stream the new files."""
+    summary.images += detect.run(job)
+    crop.run(job)
+    summary.entities += embed.run(job)
+    catalog = Catalog.of(job.store)
+    found = scan.find(folders, catalog)
+    summary.unchanged = len(found.seen) - len(found.candidates)
+    with bar("ingest", total=len(found.candidates), unit="img") as progress:
+        for group in batched(found.candidates, job.config.run.shard_size):
+            log = scan.ShardLog(scan.next_shard(job), catalog)
+            tables = _compute(job, _new_frames(job, log, group, progress))
+            _commit(job, log, tables)
+            catalog.extend(log.shard, log.rows())
+            summary.images += len(tables[0].image_ids)
+            summary.entities += len(tables[1].jpegs)
+            summary.copies += log.rows().statuses.count("duplicate")
+    return found
+
+
+def _new_frames(
+    job: Job, log: scan.ShardLog, group: Sequence[scan.Candidate], progress: tqdm[NoReturn]
+) -> Iterator[tuple[int, Frame]]:
+    """Decode a shard's files ahead, log each, and yield the images whose content is new."""
+    workers, limits = job.config.run.workers, job.config.images
+    with ThreadPoolExecutor(workers) as pool:
+        depth = workers + job.config.detect.batch_size
+        for decoded in ahead(pool, lambda c: scan.decode(c, limits), group, depth=depth):
+            image_id = log.add(decoded)
+            if image_id is not None and decoded.frame is not None:
+                yield image_id, decoded.frame
+            progress.update()
+
+
+def _compute(
+    job: Job, frames: Iterator[tuple[int, Frame]]
+) -> tuple[EntityRows, CropRows, EmbeddingRows]:
+    """Detect and crop one batch while the crops of the batch before are embedded."""
+
+    def detect_and_cut(batch: list[tuple[int, Frame]]) -> list[tuple[detect.Detected, list[bytes]]]:
+        found = detect.detect(job.detector, [frame for _, frame in batch])
+        return [
+            (detect.Detected(image_id, entities), crop.cut(frame, entities, job.config.crop))
+            for (image_id, frame), entities in zip(batch, found, strict=True)
+        ]
+
+    detected: list[detect.Detected] = []
+    jpegs: list[bytes] = []
+    embeddings = [np.zeros((0, job.embedder.dim), np.float16)]
+    with ThreadPoolExecutor(1) as pool:
+        batches = batched(frames, job.config.detect.batch_size)
+        for batch in ahead(pool, detect_and_cut, batches, depth=2):
+            detected += [item for item, _ in batch]
+            cut = [jpeg for _, crops in batch for jpeg in crops]
+            jpegs += cut
+            embeddings.append(embed.stored(embed.embed(job.embedder, cut, job.config.crop.size)))
+    embedded = EmbeddingRows(np.concatenate(embeddings))
+    return detect.to_rows(detected), CropRows(tuple(jpegs)), embedded
+
+
+def _commit(
+    job: Job, log: scan.ShardLog, tables: tuple[EntityRows, CropRows, EmbeddingRows]
+) -> None:
+    """Commit a shard's tables in the order of the stages, as these would have."""
+    job.store.write(log.shard, log.rows(), job.stamps["images"])
+    for rows in tables:
+        job.store.write(log.shard, rows, job.stamps[rows.KIND])
+
+
+def _skipped(catalog: Catalog, found: scan.Found) -> list[Skipped]:
+    """Return the unusable files among those a walk has seen."""
+    seen = {os.fsdecode(path) for path in found.seen}
+    return [
+        Skipped(path, place.status, place.error)
+        for path, place in catalog.skipped()
+        if path in seen
+    ]

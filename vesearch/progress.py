@@ -1,0 +1,16 @@
+"""Progress bars on stderr, silent where it is no terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def bar(name: str, *, total: int | None, unit: str) -> tqdm[NoReturn]:
+    """Return a tqdm bar with rate and remaining time."""
+    from tqdm import tqdm
+
+    # disable=None: off when stderr is not a terminal
+    return tqdm(desc=f"{name:9}", total=total, unit=unit, disable=None, dynamic_ncols=True)

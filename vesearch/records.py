@@ -1,0 +1,127 @@
+"""The records that modules exchange; each checks its shapes at birth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8 = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+Bool = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """A decoded image: upright RGB, shrunk to the working size.
+
+    pixels: (h, w, 3) uint8.
+    width, height: the upright image's own size in pixels, before shrinking.
+    digest: hex digest of the file's bytes.
+    """
+
+    pixels: UInt8
+    width: int
+    height: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
+            raise ValueError(
+                f"pixels must be (h, w, 3) uint8, got {self.pixels.shape} {self.pixels.dtype}"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entities:
+    """The entities of one image in columns, the one a person would point at first on top.
+
+    size_hw: height and width of the image whose pixels boxes, areas and peaks count.
+    boxes_xyxy: (n, 4) float32, pixel edges: x1 and y1 are exclusive, a full image is (0, 0, w, h).
+    areas: (n,) float32, square pixels inside the mask.
+    scores: (n,) float32 in [0, 1].
+    peaks_xy: (n, 2) float32, the point deepest inside each mask.
+    mask_size_hw, masks: size and COCO run-length counts of the masks; this may be a smaller
+        image than size_hw.
+    labels: a foreign class name, or None.
+    is_stuff: (n,) bool, true for background such as sky.
+    """
+
+    size_hw: tuple[int, int]
+    boxes_xyxy: Float32
+    areas: Float32
+    scores: Float32
+    peaks_xy: Float32
+    mask_size_hw: tuple[int, int]
+    masks: tuple[bytes, ...]
+    labels: tuple[str | None, ...]
+    is_stuff: Bool
+
+    def __post_init__(self) -> None:
+        n = len(self.masks)
+        expected = {"boxes_xyxy": (n, 4), "peaks_xy": (n, 2), "areas": (n,), "scores": (n,)}
+        for name, shape in (expected | {"is_stuff": (n,)}).items():
+            got = getattr(self, name).shape
+            if got != shape:
+                raise ValueError(f"{name} must be {shape}, got {got}")
+        if len(self.labels) != n:
+            raise ValueError(f"labels must have {n} entries, got {len(self.labels)}")
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def take(self, rows: Sequence[int] | Int64) -> Entities:
+        """Return the given rows, in the given order."""
+        index = np.asarray(rows, np.int64)
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[index],
+            areas=self.areas[index],
+            scores=self.scores[index],
+            peaks_xy=self.peaks_xy[index],
+            masks=tuple(self.masks[i] for i in index),
+            labels=tuple(self.labels[i] for i in index),
+            is_stuff=self.is_stuff[index],
+        )
+
+    def ranked(self) -> Entities:
+        """Return the same entities: things before stuff, then by score, then by area."""
+        # lexsort: the last key is the first criterion; it is stable, so equal rows keep their order
+        return self.take(np.lexsort((-self.areas, -self.scores, self.is_stuff)))
+
+    def scaled(self, size_hw: tuple[int, int]) -> Entities:
+        """Return boxes, areas and peaks in pixels of an image of size_hw; masks stay."""
+        sy, sx = size_hw[0] / self.size_hw[0], size_hw[1] / self.size_hw[1]
+        return replace(
+            self,
+            size_hw=size_hw,
+            boxes_xyxy=(self.boxes_xyxy * [sx, sy, sx, sy]).astype(np.float32),
+            areas=(self.areas * (sx * sy)).astype(np.float32),
+            peaks_xy=(self.peaks_xy * [sx, sy]).astype(np.float32),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One entity found for a query, rank 1 first.
+
+    image: a path of the photo; also_at: the other paths with the same content.
+    box_xyxy, peak_xy: pixels of the upright photo.
+    similarity: cosine in [-1, 1]; percentile: share in [0, 100] of random entity pairs that are
+        less similar, None where the collection has no pairs.
+    mask, mask_size_hw: COCO run lengths of the entity, over an image of that size.
+    """
+
+    rank: int
+    image: str
+    also_at: tuple[str, ...]
+    entity_id: int
+    box_xyxy: tuple[float, float, float, float]
+    peak_xy: tuple[float, float]
+    similarity: float
+    percentile: float | None
+    mask: bytes
+    mask_size_hw: tuple[int, int]

@@ -1,0 +1,217 @@
+"""The one query path: a photo's entities, and what is most similar to one of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vesearch import images
+from vesearch.catalog import Catalog
+from vesearch.config import Config
+from vesearch.errors import ImageError, VesearchError
+from vesearch.job import Job
+from vesearch.projection import Projection
+from vesearch.records import Entities, Float32, Frame, Int64, Match
+from vesearch.stages import build_index, crop, detect, embed, fit_pca
+from vesearch.tables import STRIDE, EntityRows
+
+if TYPE_CHECKING:
+    from vesearch.annotate import MatchPhoto
+
+_TABLES_KEPT = 64  # shards of entities, about 1 MB each
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """A query photo and its entities, in pixels of the upright photo."""
+
+    path: str
+    frame: Frame
+    entities: Entities
+    timings_ms: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A query's answer. selected: the chosen entity, 1-based; None when none was chosen."""
+
+    look: Look
+    selected: int | None
+    matches: tuple[Match, ...]
+    timings_ms: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Which matches are wanted.
+
+    per_image: at most one match per photo; include_self: also those in the query photo itself.
+    """
+
+    top: int = 10
+    per_image: bool = True
+    include_self: bool = False
+
+
+class Searcher:
+    """A store opened for queries; everything is loaded on first use and then kept."""
+
+    def __init__(self, config: Config) -> None:
+        self.job = Job(config)
+        self._tables: dict[int, tuple[EntityRows, Int64]] = {}
+
+    def ask(self, path: Path, entity: int | None, wish: Wish) -> Result:
+        """Return a photo's entities and, for a chosen one (1-based), its matches."""
+        if entity is not None:
+            self.warm_up()  # says what is missing before the photo costs any time
+        look = self.look(path)
+        if entity is None:
+            return Result(look, None, (), look.timings_ms)
+        return self.search(look, entity, wish)
+
+    def draw(self, result: Result, out: Path) -> None:
+        """Draw an answer as a PNG file. Raises VesearchError when it cannot be written."""
+        from vesearch import annotate
+
+        pixels, entities = result.look.frame.pixels, result.look.entities
+        if result.selected is None:
+            annotate.save_png(annotate.draw_entities(pixels, entities), out)
+            return
+        photos = [self._photo(match) for match in result.matches]
+        sheet = annotate.draw_matches(pixels, entities, result.selected, photos)
+        annotate.save_png(sheet, out)
+
+    def _photo(self, match: Match) -> MatchPhoto:
+        from vesearch.annotate import MatchPhoto
+
+        try:
+            frame = images.read_frame(Path(match.image), self.job.config.images)
+        except ImageError:  # moved or gone since it was ingested
+            return MatchPhoto(match, None, match.mask_size_hw)
+        return MatchPhoto(match, frame.pixels, (frame.height, frame.width))
+
+    def look(self, path: Path) -> Look:
+        """Decode a photo and find its entities. Raises VesearchError when it cannot be read."""
+        began = time.perf_counter()
+        frame = images.read_frame(path, self.job.config.images)
+        decoded = time.perf_counter()
+        entities = detect.detect(self.job.detector, [frame])[0]
+        timings = {"decode": decoded - began, "detect": time.perf_counter() - decoded}
+        return Look(str(path), frame, entities, {k: v * 1e3 for k, v in timings.items()})
+
+    def search(self, look: Look, entity: int, wish: Wish) -> Result:
+        """Return the matches of a photo's entity (1-based). Raises VesearchError for no such one."""
+        check_entity(look, entity)
+        self._check_store()
+        began = time.perf_counter()
+        jpegs = crop.cut(look.frame, look.entities.take([entity - 1]), self.job.config.crop)
+        embedding = embed.embed(self.job.embedder, jpegs, self.job.config.crop.size)
+        embedded = time.perf_counter()
+        # float16 in between, as the stored embeddings have been: an entity finds itself at 1.0
+        vector = self._projection.project(embed.stored(embedding).astype(np.float32))
+        matches = self._matches(vector, look.frame.digest, wish)
+        timings = {"embed": embedded - began, "search": time.perf_counter() - embedded}
+        all_ms = look.timings_ms | {k: v * 1e3 for k, v in timings.items()}
+        return Result(look, entity, matches, all_ms)
+
+    def warm_up(self) -> None:
+        """Load everything a query needs."""
+        self._check_store()
+        _ = self._projection, self._build, self._catalog
+
+    @cached_property
+    def _projection(self) -> Projection:
+        return fit_pca.load(self.job.store)
+
+    @cached_property
+    def _build(self) -> build_index.Build:
+        return build_index.load(self.job.store)
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        return Catalog.of(self.job.store)
+
+    @cached_property
+    def _paths(self) -> dict[int, list[str]]:
+        return self._catalog.paths_by_image()
+
+    def _check_store(self) -> None:
+        self.job.open_for_reading()
+
+    def _matches(self, vector: Float32, digest: str, wish: Wish) -> tuple[Match, ...]:
+        """Ask the index for ever more rows until enough of them may be shown."""
+        own = -1 if wish.include_self else self._catalog.by_digest.get(digest, -1)
+        total = len(self._build.index)
+        asked = min(total, wish.top * 4 + 20)
+        while True:
+            rows, similarities = self._build.index.search(vector, asked)
+            shown = self._shown(rows[0], own, wish)
+            if len(shown) == wish.top or asked == total:
+                break
+            asked = min(total, asked * 4)
+        return tuple(
+            self._match(rank, int(rows[0, i]), float(similarities[0, i]))
+            for rank, i in enumerate(shown, 1)
+        )
+
+    def _shown(self, rows: Int64, own: int, wish: Wish) -> list[int]:
+        """Return the positions in rows that are live and wanted, the best wish.top of them."""
+        shown: list[int] = []
+        seen = {own}
+        for position, image_id in enumerate(self._build.image_ids[rows].tolist()):
+            if image_id in seen or image_id not in self._paths:
+                continue
+            if wish.per_image:
+                seen.add(image_id)
+            shown.append(position)
+            if len(shown) == wish.top:
+                break
+        return shown
+
+    def _match(self, rank: int, row: int, similarity: float) -> Match:
+        entity_id = int(self._build.entity_ids[row])
+        image, *also_at = self._paths[int(self._build.image_ids[row])]
+        shard, entity = divmod(entity_id, STRIDE)
+        rows, image_rows = self._entities(shard)
+        x0, y0, x1, y1 = rows.boxes_xyxy[entity].tolist()
+        height, width = rows.mask_sizes_hw[image_rows[entity]].tolist()
+        return Match(
+            rank=rank,
+            image=image,
+            also_at=tuple(also_at),
+            entity_id=entity_id,
+            box_xyxy=(x0, y0, x1, y1),
+            peak_xy=(float(rows.peaks_xy[entity, 0]), float(rows.peaks_xy[entity, 1])),
+            similarity=similarity,
+            percentile=self._percentile(similarity),
+            mask=rows.masks[entity],
+            mask_size_hw=(height, width),
+        )
+
+    def _entities(self, shard: int) -> tuple[EntityRows, Int64]:
+        """Read a shard's entities once; a few tables are kept for the next query."""
+        if shard not in self._tables:
+            while len(self._tables) >= _TABLES_KEPT:
+                self._tables.pop(next(iter(self._tables)))
+            rows = self.job.store.read(EntityRows, shard)
+            self._tables[shard] = rows, rows.image_rows()
+        return self._tables[shard]
+
+    def _percentile(self, similarity: float) -> float | None:
+        pairs = self._build.pair_similarities
+        if not len(pairs):
+            return None
+        return float(np.searchsorted(pairs, similarity) / len(pairs) * 100)
+
+
+def check_entity(look: Look, entity: int) -> None:
+    """Raise VesearchError unless the photo has an entity of that number."""
+    count = len(look.entities)
+    if not 1 <= entity <= count:
+        has = f"entities 1 to {count}" if count > 1 else f"{count} entity" if count else "no entity"
+        raise VesearchError(f"{look.path}: no entity {entity}; the photo has {has}")

@@ -1,0 +1,78 @@
+"""Cut each entity out of its image as a small square JPEG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from vesearch.config import Crop
+from vesearch.job import Job
+from vesearch.progress import bar
+from vesearch.records import Entities, Float32, Frame, UInt8
+from vesearch.stages import detect, scan
+from vesearch.tables import CropRows, EntityRows
+
+
+def cut(frame: Frame, entities: Entities, settings: Crop) -> list[bytes]:
+    """Return one JPEG per entity: its box with context around it, stretched to a square.
+
+    The JPEG is what gets embedded, at ingest and at query alike, so that both see the same pixels.
+    """
+    image = Image.fromarray(frame.pixels)
+    scale = frame.pixels.shape[1] / frame.width, frame.pixels.shape[0] / frame.height
+    jpegs = []
+    for box in entities.boxes_xyxy:
+        region = _with_context(
+            box * np.array([*scale, *scale], np.float32), settings.context, image.size
+        )
+        side = (settings.size, settings.size)
+        crop = image.resize(side, Image.Resampling.BICUBIC, box=region, reducing_gap=2.0)
+        buffer = io.BytesIO()
+        crop.save(buffer, "JPEG", quality=settings.quality, subsampling=0)
+        jpegs.append(buffer.getvalue())
+    return jpegs
+
+
+def decode(jpegs: Sequence[bytes], size: int) -> UInt8:
+    """Return the (n, size, size, 3) uint8 pixels of a shard's crops."""
+    pixels = np.empty((len(jpegs), size, size, 3), np.uint8)
+    for row, jpeg in enumerate(jpegs):
+        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
+            pixels[row] = np.asarray(image)
+    return pixels
+
+
+def run(job: Job) -> int:
+    """Fill the missing crops tables; return how many entities were done."""
+    done, pending = 0, job.pending("crops", "entities")
+    with bar("crop", total=None, unit="ent") as progress:
+        for shard in pending:
+            jpegs: list[bytes] = []
+            detected = detect.from_rows(job.store.read(EntityRows, shard))
+            for item, again in zip(detected, scan.frames_of(job, shard), strict=True):
+                if item.entities is None:
+                    continue
+                if again.frame is None:  # gone since detect: its rows stay, without pixels
+                    jpegs += [b""] * len(item.entities)
+                    continue
+                jpegs += cut(again.frame, item.entities, job.config.crop)
+                progress.update(len(item.entities))
+            job.store.write(shard, CropRows(tuple(jpegs)), job.stamps["crops"])
+            done += len(jpegs)
+    return done
+
+
+def _with_context(
+    box: Float32, context: float, size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Grow a box by a share of its sides, half on each side, within an image of (width, height).
+
+    At least one pixel remains of the thinnest box.
+    """
+    grow = (box[2:] - box[:2]) * (context / 2)
+    low = np.clip(box[:2] - grow, 0, np.array(size) - 1.0)
+    high = np.clip(box[2:] + grow, low + 1.0, size)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])

@@ -1,0 +1,89 @@
+"""Fit the projection to the collection's embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from vesearch.catalog import Catalog
+from vesearch.config import result_settings
+from vesearch.errors import StoreMissingError
+from vesearch.job import Job
+from vesearch.projection import Projection, fit
+from vesearch.records import Float32, Int64
+from vesearch.store import Store, fingerprint
+from vesearch.tables import EmbeddingRows, EntityRows
+
+
+def path_of(store: Store) -> Path:
+    """Return the projection's file."""
+    return store.path / "projection.h5"
+
+
+def stamp_of(job: Job) -> str:
+    """Return the fingerprint a projection made now would carry."""
+    settings = result_settings(job.config, "projection")
+    return fingerprint("projection", settings, job.stamps["embeddings"])
+
+
+def load(store: Store) -> Projection:
+    """Read the projection. Raises StoreMissingError saying how to make it."""
+    if not path_of(store).exists():
+        raise StoreMissingError(f"store {store.path} has no index yet; run: vesearch build-index")
+    columns = store.read_file(path_of(store), ["mean", "components", "explained_variance"])
+    return Projection(**columns)
+
+
+def fitted_on(store: Store) -> int:
+    """Return how many entities the projection was fitted on."""
+    return int(store.read_file(path_of(store), ["fitted_on"])["fitted_on"][0])
+
+
+def image_ids(store: Store, shard: int) -> Int64:
+    """Return for each entity row of a shard the id of its image."""
+    rows = store.read(EntityRows, shard, "image_ids", "counts")
+    return np.repeat(rows.image_ids, rows.counts)
+
+
+def run(job: Job, *, refit: bool = False) -> bool:
+    """Fit PCA unless one with these settings is there; tell whether it was fitted now."""
+    store, stamp = job.store, stamp_of(job)
+    if not refit and path_of(store).exists() and store.stamp(path_of(store)) == stamp:
+        return False
+    sample = _sample(job)
+    if not len(sample):
+        raise StoreMissingError(
+            f"store {store.path} has no embeddings yet; run: vesearch ingest FOLDER"
+        )
+    settings = job.config.projection
+    projection = fit(sample, dim=settings.dim, seed=settings.seed)
+    columns = {
+        "mean": projection.mean,
+        "components": projection.components,
+        "explained_variance": projection.explained_variance,
+        "fitted_on": np.array([len(sample)]),
+    }
+    store.write_file(path_of(store), columns, stamp)
+    return True
+
+
+def _sample(job: Job) -> Float32:
+    """Return the live embeddings, at most projection.sample of them, drawn evenly."""
+    live = set(Catalog.of(job.store).paths_by_image())
+    done = [
+        s for s in job.store.shards("embeddings") if s not in job.pending("embeddings", "crops")
+    ]
+    masks = {shard: np.isin(image_ids(job.store, shard), list(live)) for shard in done}
+    total, limit = sum(int(m.sum()) for m in masks.values()), job.config.projection.sample
+    rng = np.random.default_rng(job.config.projection.seed)
+    chosen = np.zeros(total, bool)
+    chosen[rng.permutation(total)[:limit]] = True
+    parts, start = [np.zeros((0, job.embedder.dim), np.float32)], 0
+    for shard, mask in masks.items():
+        rows = np.flatnonzero(mask)
+        picked = rows[chosen[start : start + len(rows)]]
+        start += len(rows)
+        embeddings = job.store.read(EmbeddingRows, shard).embeddings[picked].astype(np.float32)
+        parts.append(embeddings[embeddings.any(axis=1)])  # zeros: no crop, nothing to learn
+    return np.concatenate(parts)

@@ -1,0 +1,102 @@
+"""The rows of the store's tables: one frozen record of columns per kind of shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesearch.records import Bool, Float32, Int64
+
+STRIDE = 1_000_000  # ids: shard * STRIDE + row; unique for the store's life without a counter
+
+Texts = tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Columns of one shard: arrays, tuples of bytes, or tuples of texts (None: missing)."""
+
+    KIND: ClassVar[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageRows(Rows):
+    """What was found at each path; the log's last row of a path is the one that counts.
+
+    image_ids: the image whose content the path has: the row's own id, an earlier one's for a
+        copy, -1 where there is no usable image.
+    sizes: bytes; mtimes_ns: modification times; widths, heights: upright pixels, 0 unknown.
+    statuses: ok, duplicate, unreadable, too_large, removed.
+    """
+
+    KIND: ClassVar[str] = "images"
+    paths: tuple[bytes, ...]  # as the file system has them (os.fsencode)
+    image_ids: Int64
+    sizes: Int64
+    mtimes_ns: Int64
+    widths: Int64
+    heights: Int64
+    digests: Texts
+    statuses: Texts
+    errors: Texts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EntityRows(Rows):
+    """The entities of a shard's images: first one row per image, then one row per entity.
+
+    counts: entities per image; the entity rows follow in the same order, best first.
+    image_statuses: ok, no_entities, or why the file could not be read again.
+    """
+
+    KIND: ClassVar[str] = "entities"
+    image_ids: Int64
+    image_sizes_hw: Int64  # (images, 2) upright pixels
+    mask_sizes_hw: Int64  # (images, 2)
+    counts: Int64
+    image_statuses: Texts
+    image_errors: Texts
+    boxes_xyxy: Float32  # (entities, 4)
+    areas: Float32
+    scores: Float32
+    peaks_xy: Float32  # (entities, 2)
+    masks: tuple[bytes, ...]  # COCO compressed run lengths
+    labels: Texts
+    is_stuff: Bool
+
+    def image_rows(self) -> Int64:
+        """Return for each entity the row of its image."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CropRows(Rows):
+    """One JPEG per entity, as the entity rows; b"" where the photo was gone by then."""
+
+    KIND: ClassVar[str] = "crops"
+    jpegs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddingRows(Rows):
+    """One embedding per entity, (entities, dim) float16, as the entity rows; zeros: no crop."""
+
+    KIND: ClassVar[str] = "embeddings"
+    embeddings: NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorRows(Rows):
+    """One L2-normalised projection per entity, (entities, dim), as the entity rows; zeros: none."""
+
+    KIND: ClassVar[str] = "vectors"
+    vectors: Float32
+
+
+def same_rows(one: Rows, other: Rows) -> bool:
+    """Tell whether two records of one kind hold the same values."""
+    pairs = [(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)]
+    return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
