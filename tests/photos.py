@@ -20,7 +20,9 @@ SCIKIT_LEARN = ("china.jpg", "flower.jpg")
 
 def photo(name: str) -> Path:
     """Return where an installed package keeps a photo."""
-    package, folder = ("skimage", "data") if name in SCIKIT_IMAGE else ("sklearn", "datasets/images")
+    package, folder = (
+        ("skimage", "data") if name in SCIKIT_IMAGE else ("sklearn", "datasets/images")
+    )
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise FileNotFoundError(f"{name}: pip install scikit-image scikit-learn")

@@ -82,9 +82,13 @@ def decode(data: bytes, limits: Images) -> Frame:
                     f"{width}x{height} pixels, over images.max_pixels={limits.max_pixels}",
                     status="too_large",
                 )
-            shrink = limits.max_side / max(width, height)
+            shrink, drafted = limits.max_side / max(width, height), None
             if shrink < 1:  # lets libjpeg skip work; only JPEG knows how
-                image.draft("RGB", (round(width * shrink) or 1, round(height * shrink) or 1))
+                target = round(width * shrink) or 1, round(height * shrink) or 1
+                drafted = image.draft("RGB", target)
+            image.load()
+            if drafted is None:  # while loading, Pillow itself turns a TIFF upright
+                width, height = image.size
             orientation = _orientation(image)
             rgb = _to_rgb(image)
             rgb.thumbnail((limits.max_side, limits.max_side), Image.Resampling.BICUBIC)

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vesearch.errors import MissingPackageError, ModelError
 from vesearch.records import UInt8
@@ -44,7 +44,7 @@ def load() -> torch.nn.Module:
     import timm
     import torch
 
-    model = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
+    model: Any = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
     ours = model.state_dict()
     theirs = torch.load(weights_path(), map_location="cpu", weights_only=True)
     if len(ours) != len(theirs):

@@ -72,6 +72,6 @@ def to_entities(
         peaks_xy=np.array(peaks, np.float32).reshape(-1, 2),
         mask_size_hw=size_hw,
         masks=encode(masks[filled]),
-        labels=tuple(None if labels is None else labels[i] for i in filled),
+        labels=tuple(None if labels is None else labels[int(i)] for i in filled),
         is_stuff=stuff[filled],
     ).ranked()

@@ -32,7 +32,7 @@ class Projection:
         """Return (n, k) L2-normalised vectors of (n, dim) embeddings; zero rows stay zero."""
         if embeddings.ndim != 2 or embeddings.shape[1] != len(self.mean):
             raise ValueError(f"embeddings must be (n, {len(self.mean)}), got {embeddings.shape}")
-        centred = normalised(embeddings.astype(np.float32)) - self.mean
+        centred: Float32 = normalised(embeddings) - self.mean
         vectors = normalised(centred @ self.components.T)  # (n, dim) -> (n, k)
         vectors[~embeddings.any(axis=1)] = 0
         return vectors
@@ -41,8 +41,7 @@ class Projection:
 def normalised(rows: Float32) -> Float32:
     """Return rows scaled to length 1; zero rows stay zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: Float32 = rows / np.where(lengths > 0, lengths, 1)
-    return scaled
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def fit(embeddings: Float32, *, dim: int = 128, seed: int = 0) -> Projection:
@@ -53,12 +52,14 @@ def fit(embeddings: Float32, *, dim: int = 128, seed: int = 0) -> Projection:
     """
     from sklearn.decomposition import PCA
 
-    unit = normalised(embeddings.astype(np.float32))
+    unit = normalised(embeddings)
     mean = unit.mean(axis=0)
     if np.abs(unit - mean).max() < 1e-6:
         return Projection(np.zeros_like(mean), normalised(mean[None]), np.zeros(1, np.float32))
     k = min(dim, unit.shape[1], len(unit) - 1)
-    pca = PCA(n_components=k, svd_solver="auto", random_state=seed).fit(unit)
+    # exact and quick for many points; "auto" would settle for a randomised solver
+    solver = "covariance_eigh" if len(unit) > unit.shape[1] else "full"
+    pca = PCA(n_components=k, svd_solver=solver, random_state=seed).fit(unit)
     return Projection(
         pca.mean_.astype(np.float32),
         pca.components_.astype(np.float32),

@@ -17,7 +17,7 @@ _LISTED = 10  # skipped files named in a summary; `vesearch status` lists all
 
 def shown(path: str) -> str:
     """Return a path as it may be printed: relative where that is shorter, controls escaped."""
-    near = os.path.relpath(path) if os.path.isabs(path) else path
+    near = os.path.relpath(path)
     text = path if near.startswith("..") else near
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
@@ -61,10 +61,10 @@ def status_json(status: Status) -> str:
 
 def status_text(status: Status) -> str:
     """Return a store's status for people."""
-    copies = status.paths - status.images
+    copies = status.paths > status.images
     lines = [
         f"store     {shown(status.store)}",
-        f"images    {status.images:,}" + (f" (and {copies:,} copies)" if copies else ""),
+        f"images    {status.images:,}" + (f" (at {status.paths:,} paths)" if copies else ""),
         f"entities  {status.entities:,}",
     ]
     for kind, shards in status.stages.items():
@@ -155,7 +155,8 @@ def _entity_lines(look: Look) -> list[str]:
 def _match_line(match: Match) -> str:
     percentile = "-" if match.percentile is None else f"{match.percentile:.2f}"
     peak = f"{match.peak_xy[0]:.0f},{match.peak_xy[1]:.0f}"
-    copies = f"  (+{len(match.also_at)} copies)" if match.also_at else ""
+    noun = "copy" if len(match.also_at) == 1 else "copies"
+    copies = f"  (+{len(match.also_at)} {noun})" if match.also_at else ""
     image = shown(match.image)
     return (
         f"  {match.rank:4}  {match.similarity:10.3f}  {percentile:>10}  {peak:11}  {image}{copies}"

@@ -98,14 +98,17 @@ class Searcher:
     def look(self, path: Path) -> Look:
         """Decode a photo and find its entities. Raises VesearchError when it cannot be read."""
         began = time.perf_counter()
-        frame = images.read_frame(path, self.job.config.images)
+        try:
+            frame = images.read_frame(path, self.job.config.images)
+        except ImageError as err:
+            raise VesearchError(f"{path}: {err}") from err
         decoded = time.perf_counter()
         entities = detect.detect(self.job.detector, [frame])[0]
         timings = {"decode": decoded - began, "detect": time.perf_counter() - decoded}
         return Look(str(path), frame, entities, {k: v * 1e3 for k, v in timings.items()})
 
     def search(self, look: Look, entity: int, wish: Wish) -> Result:
-        """Return the matches of a photo's entity (1-based). Raises VesearchError for no such one."""
+        """Return the matches of a photo's entity (1-based). Raises VesearchError if none."""
         check_entity(look, entity)
         self._check_store()
         began = time.perf_counter()

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -30,6 +31,7 @@ from vesearch.tables import Rows
 SCHEMA = 1
 _CHUNK_BYTES = 1 << 18
 _MISSING = b"\0"  # stands for None in a text column; no text of ours is a lone NUL
+_SEALED = 0x2144DF1C  # CRC-32 of any bytes followed by their own CRC-32, little-endian
 _SHARD_NAME = "{:06d}.h5"
 _NOT_OURS = "is not a vesearch store: it has no store.json"
 
@@ -154,17 +156,21 @@ class Store:
     def write_file(self, path: Path, columns: Mapping[str, Any], stamp: str) -> None:
         """Commit named columns to one HDF5 file. Raises StoreError when the disk refuses."""
         try:
-            with atomic(path) as temp, tables.open_file(str(temp), "w") as file:
-                file.root._v_attrs.schema = SCHEMA
-                file.root._v_attrs.fingerprint = stamp
-                for name, values in columns.items():
-                    _write_column(file, name, values)
+            with atomic(path) as temp:
+                with tables.open_file(str(temp), "w") as file:
+                    file.root._v_attrs.schema = SCHEMA
+                    file.root._v_attrs.fingerprint = stamp
+                    for name, values in columns.items():
+                        _write_column(file, name, values)
+                _seal(temp)
         except (OSError, tables.HDF5ExtError) as err:
             reason = getattr(err, "strerror", None) or "the disk refused the write"
             raise StoreError(f"cannot write {path}: {reason}") from err
 
     def read_file(self, path: Path, names: list[str] | tuple[str, ...]) -> dict[str, Any]:
-        """Read the named columns of one HDF5 file."""
+        """Read the named columns of one HDF5 file. Raises StoreMissingError or StoreDamagedError."""
+        if path.exists() and _crc32(path) != _SEALED:
+            raise _damaged(path)
         with _reading(path) as file:
             return {name: _read_column(file, name) for name in names}
 
@@ -187,8 +193,32 @@ def _reading(path: Path) -> Iterator[Any]:
             if file.root._v_attrs.schema != SCHEMA:
                 raise StoreMismatchError(f"{path} has another format than {SCHEMA}")
             yield file
-    except (tables.HDF5ExtError, tables.NoSuchNodeError, AttributeError, OSError) as err:
-        raise StoreDamagedError(f"{path} is damaged; delete it and run the stage again") from err
+    except StoreError:
+        raise
+    except Exception as err:  # HDF5 and PyTables raise almost anything on damaged files
+        raise _damaged(path) from err
+
+
+def _damaged(path: Path) -> StoreDamagedError:
+    return StoreDamagedError(f"{path} is damaged; delete it and run the stage again")
+
+
+def _seal(path: Path) -> None:
+    """Append a closed file's CRC-32, which HDF5 ignores.
+
+    HDF5 guards no metadata: a flipped bit there is a wrong answer or a crash in C.
+    """
+    crc = _crc32(path)
+    with path.open("ab") as file:
+        file.write(crc.to_bytes(4, "little"))
+
+
+def _crc32(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
 
 
 def _write_column(file: Any, name: str, values: Any) -> None:
@@ -211,8 +241,7 @@ def _write_array(file: Any, name: str, values: Any) -> None:
         return
     # PyTables' own choice for blosc2 is tens of megabytes a chunk, allocated for ten numbers too
     rows = min(len(values), max(1, _CHUNK_BYTES * len(values) // values.nbytes))
-    # fletcher32: a flipped bit on the disk is an error on reading, not a wrong answer
-    filters = tables.Filters(complevel=5, complib="blosc2:lz4", fletcher32=True)
+    filters = tables.Filters(complevel=5, complib="blosc2:lz4")
     chunk = (rows, *values.shape[1:])
     file.create_carray(file.root, name, obj=values, filters=filters, chunkshape=chunk)
 

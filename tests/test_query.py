@@ -1,0 +1,216 @@
+"""The main job through the command line, on real photos with the default models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, collect
+from vesearch.cli import main
+
+LEFT, RIGHT = "motorcycle_left.png", "motorcycle_right.png"
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def answer(*arguments: object) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run("query", *arguments, "--json").stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the photos, one of them twice, and their store, built with the defaults."""
+    folder = tmp_path_factory.mktemp("main")
+    collect(folder / "photos")
+    (folder / "copies").mkdir()
+    (folder / "copies" / "again.png").write_bytes((folder / "photos" / RIGHT).read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VESEARCH_STORE", str(folder / "store"))
+        run("ingest", folder / "photos", folder / "copies")
+        run("build-index")
+        yield folder
+
+
+def test_the_other_view_of_the_motorcycle_comes_first(place: Path) -> None:
+    found = answer(place / "photos" / LEFT, "--entity", 1)
+    first = found["matches"][0]
+    assert first["image"].endswith(RIGHT)
+    assert first["also_at"] == [str(place / "copies" / "again.png")]
+    assert first["similarity"] > found["matches"][1]["similarity"]
+    assert first["percentile"] > 95
+
+
+def test_json_has_the_documented_shape(place: Path) -> None:
+    found = answer(place / "photos" / LEFT, "--entity", 2, "--top", 3)
+    assert list(found) == ["query", "matches", "timings_ms"]
+    assert list(found["query"]) == ["image", "width", "height", "selected", "entities"]
+    assert (found["query"]["width"], found["query"]["height"]) == (741, 500)
+    assert found["query"]["selected"] == 2
+    for number, entity in enumerate(found["query"]["entities"], 1):
+        assert list(entity) == ["entity", "box", "area", "score", "label", "peak"]
+        assert entity["entity"] == number
+        _inside(entity["peak"], entity["box"], (741, 500))
+        assert 0 <= entity["score"] <= 1
+    assert len(found["matches"]) == 3
+    for rank, match in enumerate(found["matches"], 1):
+        names = ["rank", "image", "also_at", "entity_id", "box", "peak", "similarity", "percentile"]
+        assert list(match) == names
+        assert match["rank"] == rank
+        with Image.open(match["image"]) as image:
+            _inside(match["peak"], match["box"], image.size)
+    assert list(found["timings_ms"]) == ["decode", "detect", "embed", "search", "total"]
+    assert sum(found["timings_ms"].values()) == pytest.approx(2 * found["timings_ms"]["total"])
+
+
+def _inside(peak: list[float], box: list[float], size: tuple[int, int]) -> None:
+    x0, y0, x1, y1 = box
+    assert 0 <= x0 < x1 <= size[0] and 0 <= y0 < y1 <= size[1]
+    assert x0 <= peak[0] <= x1 and y0 <= peak[1] <= y1
+
+
+def test_answers_are_repeatable_and_ordered(place: Path) -> None:
+    one, other = (answer(place / "photos" / "coffee.png", "--entity", 1) for _ in range(2))
+    assert one["matches"] == other["matches"]
+    assert one["query"] == other["query"]
+    similarities = [match["similarity"] for match in one["matches"]]
+    assert similarities == sorted(similarities, reverse=True)
+
+
+def test_the_query_photo_and_its_copies_are_left_out_by_default(place: Path) -> None:
+    copy = place / "copies" / "again.png"
+    for match in answer(copy, "--entity", 1, "--all-entities", "--top", 50)["matches"]:
+        assert not match["image"].endswith((RIGHT, "again.png"))
+    first = answer(copy, "--entity", 1, "--include-self")["matches"][0]
+    assert first["image"].endswith(RIGHT)
+    assert first["similarity"] == pytest.approx(1, abs=1e-5)
+
+
+def test_one_match_per_photo_unless_all_entities(place: Path) -> None:
+    photo = place / "photos" / LEFT
+    images = [m["image"] for m in answer(photo, "--entity", 1, "--top", 20)["matches"]]
+    assert len(images) == len(set(images)) == len(SCIKIT_IMAGE + SCIKIT_LEARN) - 1
+    many = answer(photo, "--entity", 1, "--top", 20, "--all-entities")["matches"]
+    assert len(many) == 20
+    assert len({match["entity_id"] for match in many}) == 20
+
+
+def test_a_listing_needs_no_store(place: Path) -> None:
+    found = answer(place / "photos" / "coffee.png", "--store", place / "none")
+    assert found["query"]["selected"] is None and found["matches"] == []
+    assert found["query"]["entities"]
+    assert not (place / "none").exists()
+
+
+def test_several_images_give_a_line_each(place: Path) -> None:
+    photos = [place / "photos" / name for name in (LEFT, "coffee.png")]
+    lines = run("query", *photos, "--entity", 1, "--json").stdout.splitlines()
+    assert [json.loads(line)["query"]["image"] for line in lines] == [str(p) for p in photos]
+
+
+def test_one_bad_image_among_several_does_not_stop_the_others(place: Path) -> None:
+    result = run("query", place / "none.jpg", place / "photos" / LEFT, "--json", code=3)
+    assert len(result.stdout.splitlines()) == 1
+    assert "none.jpg" in result.stderr
+
+
+def test_text_output_for_people(place: Path) -> None:
+    lines = run("query", place / "photos" / LEFT, "--entity", 1).stdout.splitlines()
+    assert "741x500" in lines[0] and "entity 1 of" in lines[0]
+    assert lines[2].split()[0] == "1" and lines[2].split()[-3].endswith(RIGHT)
+    assert lines[2].endswith("(+1 copy)")
+
+
+def test_pictures_are_drawn(place: Path) -> None:
+    photo, out = place / "photos" / LEFT, place / "result.png"
+    run("query", photo, "--entity", 1, "--out", out)
+    run("query", photo, "--out", place / "listing.png")
+    with Image.open(out) as sheet, Image.open(place / "listing.png") as listing:
+        assert sheet.format == listing.format == "PNG"
+        assert sheet.width > listing.width > 500
+        assert np.asarray(sheet).std() > 20
+
+
+def test_several_pictures_are_numbered(place: Path) -> None:
+    photos = [place / "photos" / name for name in (LEFT, "coffee.png")]
+    run("query", *photos, "--out", place / "many.png")
+    assert (place / "many-1.png").exists() and (place / "many-2.png").exists()
+
+
+def test_a_vanished_match_is_still_drawn(place: Path, tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    (place / "photos").rename(hidden)
+    try:
+        run("query", hidden / LEFT, "--entity", 1, "--out", place / "gone.png")
+    finally:
+        hidden.rename(place / "photos")
+    assert (place / "gone.png").exists()
+
+
+def test_status_shows_counts_stages_and_recall(place: Path) -> None:
+    state = json.loads(run("status", "--json").stdout)
+    assert state["images"] == 8 and state["paths"] == 9
+    assert state["entities"] == state["index"]["entities"] > 8
+    assert state["skipped"] == []
+    assert state["index"]["backend"] == "ngt" and state["index"]["recall"] >= 0.98
+    assert all(s["done"] == s["shards"] == 1 for s in state["stages"].values())
+    text = run("status").stdout
+    assert "recall 1.000" in text and "8 (at 9 paths)" in text
+
+
+def test_a_second_build_does_nothing_and_other_settings_build_anew(place: Path) -> None:
+    current = place / "store" / "index" / "current"
+    before = current.read_text()
+    run("build-index")
+    assert current.read_text() == before
+    run("build-index", "--set", "index.backend=exact")
+    assert current.read_text() != before
+    assert json.loads(run("status", "--json").stdout)["index"]["backend"] == "exact"
+    assert answer(place / "photos" / LEFT, "--entity", 1)["matches"][0]["image"].endswith(RIGHT)
+    run("build-index")
+
+
+def test_one_image_with_one_entity_is_a_collection(place: Path, tmp_path: Path) -> None:
+    store = ("--store", tmp_path / "store", "--set", "detect.detector=whole")
+    run("ingest", place / "photos" / RIGHT, *store)
+    run("build-index", *store)
+    found = answer(place / "photos" / LEFT, "--entity", 1, *store)["matches"]
+    assert [Path(match["image"]).name for match in found] == [RIGHT]
+    assert found[0]["percentile"] is None
+    assert answer(place / "photos" / RIGHT, "--entity", 1, *store)["matches"] == []
+
+
+def test_a_store_remembers_its_settings(place: Path, tmp_path: Path) -> None:
+    store = ("--store", tmp_path / "store")
+    run("ingest", place / "photos" / RIGHT, *store, "--set", "detect.detector=whole")
+    run("build-index", *store)
+    assert len(answer(place / "photos" / LEFT, "--entity", 1, *store)["query"]["entities"]) == 1
+    result = run("ingest", place / "photos", *store, "--set", "detect.detector=cuts", code=1)
+    assert "was made with detect.detector=whole, not cuts" in result.stderr
+
+
+def test_pipelines_run(place: Path, tmp_path: Path) -> None:
+    pipelines = Path(__file__).parent.parent / "pipelines"
+    store = ("--store", tmp_path / "store", "--set", "detect.detector=whole")
+    run("run", pipelines / "full.yaml", place / "photos", *store)
+    state = json.loads(run("status", *store, "--json").stdout)
+    assert state["images"] == state["index"]["entities"] == 8
+
+
+def test_version_and_help() -> None:
+    assert "vesearch" in run("--version").stdout
+    for name, command in main.commands.items():
+        text = run(name, "--help").stdout
+        assert f"vesearch {name}" in (command.help or ""), "its help has an example"
+        assert "--store" in text

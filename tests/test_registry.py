@@ -1,0 +1,37 @@
+"""Registries: explicit, lazy, helpful."""
+
+from __future__ import annotations
+
+import pytest
+
+from vesearch.detectors import DETECTORS
+from vesearch.embedders import EMBEDDERS
+from vesearch.errors import ConfigError, UnknownNameError
+from vesearch.indexes import INDEXES
+from vesearch.registry import Registry
+
+
+@pytest.mark.parametrize("registry", [DETECTORS, EMBEDDERS, INDEXES], ids=lambda r: r.kind)
+def test_every_entry_can_be_created_and_described(registry: Registry) -> None:
+    for name, description in registry.describe().items():
+        assert registry.create(name) is not None
+        assert description and "\n" not in description
+
+
+def test_a_name_is_taken_once() -> None:
+    registry = Registry("thing")
+    registry.add("a", "vesearch.errors:ConfigError", "first")
+    with pytest.raises(ValueError, match="thing 'a' is registered already"):
+        registry.add("a", "vesearch.errors:StoreError", "second")
+
+
+def test_unknown_names_get_a_hint() -> None:
+    with pytest.raises(UnknownNameError, match="no index 'ntg'; did you mean 'ngt'"):
+        INDEXES.create("ntg")
+    with pytest.raises(UnknownNameError, match="there are: exact, ngt"):
+        INDEXES.create("zzzzzz")
+
+
+def test_a_wrong_option_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="detector 'whole'"):
+        DETECTORS.create("whole", colour="red")

@@ -1,0 +1,88 @@
+"""Commit an index's folder atomically, with a manifest that shows damage before NGT opens it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vesearch.errors import StoreDamagedError, StoreMissingError
+from vesearch.files import TEMP_PREFIX, sync
+
+MANIFEST = "index.json"
+FORMAT = 1
+REBUILD = "run `vesearch build-index` again"
+
+
+def damaged(folder: Path, why: str) -> StoreDamagedError:
+    """Return the error for an index that cannot be read, with the way out."""
+    return StoreDamagedError(f"{folder}: the index is damaged ({why}); {REBUILD}")
+
+
+def commit(folder: Path, facts: dict[str, Any], write: Callable[[Path], None]) -> None:
+    """Let write fill a fresh folder, add the manifest with facts, and move it to its name.
+
+    A reader sees the old folder or the new one. Where a folder is replaced there is an instant
+    with neither: give every build its own name where readers must never wait.
+    """
+    part = folder.with_name(f"{TEMP_PREFIX}{os.getpid()}-{folder.name}")
+    old = part.with_name(f"{part.name}.old")
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        write(part)
+        files = {
+            path.name: {"size": path.stat().st_size, "crc32": _crc32(path)}
+            for path in sorted(part.iterdir())
+        }
+        manifest = {"format": FORMAT, **facts, "files": files}
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        for path in (*part.iterdir(), part):
+            sync(path)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(part, folder)
+        sync(folder.parent)
+    finally:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    """Return a folder's manifest once every file in it has the size and CRC-32 it was saved with.
+
+    Raises StoreMissingError where there is no folder, StoreDamagedError otherwise.
+    """
+    if not folder.is_dir():
+        raise StoreMissingError(f"{folder}: there is no index; run `vesearch build-index` first")
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found, files = (manifest["format"], manifest["kind"]), manifest["files"].items()
+        expected = [(folder / name, file["size"], file["crc32"]) for name, file in files]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        raise damaged(folder, f"{MANIFEST} cannot be read") from err
+    if found != (FORMAT, kind):
+        raise damaged(folder, f"it is {found[1]!r} format {found[0]}, not {kind!r} format {FORMAT}")
+    for path, size, crc32 in expected:
+        try:
+            whole = path.stat().st_size == size and _crc32(path) == crc32
+        except OSError as err:
+            raise damaged(folder, f"{path.name} cannot be read") from err
+        if not whole:
+            raise damaged(folder, f"{path.name} is not as it was saved")
+    return manifest
+
+
+def _crc32(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
