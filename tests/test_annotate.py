@@ -230,7 +230,7 @@ def test_match_without_percentile_has_no_second_line() -> None:
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_odd_file_names_are_written_somehow(name: str) -> None:
     entities = entities_of(rectangle((60, 80), (30, 20, 50, 40)))
-    path = os.path.join("folder", name)
+    path = f"folder/{name}"
     assert sheet(photo_of(entities, grey(60, 80), image=path), title=name).width > 900
     assert paint.printable(name).isprintable()
 

@@ -16,7 +16,9 @@ def test_it_is_scikit_learns_pca_on_normalised_embeddings() -> None:
     ours = fit(CLOUD, dim=8).project(CLOUD)
     theirs = PCA(8, svd_solver="full").fit_transform(normalised(CLOUD))
     theirs = normalised(theirs)
-    assert np.allclose(np.abs((ours * theirs).sum(0)) / np.linalg.norm(ours, axis=0) ** 2, 1, atol=1e-3)
+    assert np.allclose(
+        np.abs((ours * theirs).sum(0)) / np.linalg.norm(ours, axis=0) ** 2, 1, atol=1e-3
+    )
     assert np.allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-4)
 
 

@@ -6,8 +6,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
+from vesearch.errors import StoreDamagedError, StoreMissingError
 from vesearch.store import Store
 from vesearch.tables import STRIDE, ImageRows
+
+_CACHE = "catalog.h5"
+_COLUMNS = ("shards", "paths", "numbers", "statuses", "errors", "digests", "digest_ids")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +31,55 @@ class Catalog:
     """The live paths of a store, and the images behind them."""
 
     def __init__(self) -> None:
+        self.shards: list[int] = []  # of the log, as far as it is folded
         self.places: dict[bytes, Place] = {}
         self.by_digest: dict[str, int] = {}  # content -> image id, for the store's whole life
 
     @classmethod
     def of(cls, store: Store) -> Catalog:
-        """Read the whole images log of a store."""
-        catalog = cls()
-        for shard in store.shards("images"):
+        """Fold the images log of a store, beginning with what was kept of an earlier folding."""
+        shards = store.shards("images")
+        catalog = cls._restored(store, shards)
+        for shard in shards[len(catalog.shards) :]:
             catalog.extend(shard, store.read(ImageRows, shard))
+        return catalog
+
+    def keep(self, store: Store) -> None:
+        """Keep the folded log: hundreds of shards need not be read again. It is only a cache."""
+        places = list(self.places.values())
+        columns = {
+            "shards": np.array(self.shards, np.int64),
+            "paths": tuple(self.places),
+            "numbers": np.array([[p.image_id, p.size, p.mtime_ns] for p in places], np.int64),
+            "statuses": tuple(p.status for p in places),
+            "errors": tuple(p.error for p in places),
+            "digests": tuple(self.by_digest),
+            "digest_ids": np.array(list(self.by_digest.values()), np.int64),
+        }
+        store.write_file(store.path / _CACHE, columns, "")
+
+    @classmethod
+    def _restored(cls, store: Store, shards: list[int]) -> Catalog:
+        """Return the kept catalog if the log still begins with its shards, else an empty one."""
+        catalog = cls()
+        try:
+            kept = store.read_file(store.path / _CACHE, _COLUMNS)
+        except (StoreMissingError, StoreDamagedError):
+            return catalog
+        known = kept["shards"].tolist()
+        if known != shards[: len(known)]:
+            return catalog
+        catalog.shards = known
+        columns = (kept["numbers"].tolist(), kept["statuses"], kept["errors"])
+        for path, numbers, status, error in zip(kept["paths"], *columns, strict=True):
+            image_id, size, mtime_ns = numbers
+            catalog.places[path] = Place(image_id, size, mtime_ns, status, error)
+        catalog.by_digest = dict(zip(kept["digests"], kept["digest_ids"].tolist(), strict=True))
         return catalog
 
     def extend(self, shard: int, rows: ImageRows) -> None:
         """Append one shard of the log."""
+        self.shards.append(shard)
         for row, path in enumerate(rows.paths):
             image_id = int(rows.image_ids[row])
             self.places[path] = Place(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -42,14 +42,21 @@ class Skipped:
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did. skipped: all unusable files below the folders, known ones too."""
+    """What a run did.
+
+    skipped: all unusable files below the folders, known ones too.
+    fitted, built: whether the projection and the index were made now; None: not asked for.
+    index: what the index's build recorded.
+    """
 
     images: int = 0
     entities: int = 0
     copies: int = 0
     unchanged: int = 0
     skipped: list[Skipped] = field(default_factory=list)
-    index_built: bool | None = None
+    fitted: bool | None = None
+    built: bool | None = None
+    index: dict[str, Any] | None = None
     seconds: float = 0.0
 
 
@@ -76,11 +83,15 @@ def run_stages(
         else:
             found = _single_stages(job, stages, folders, summary)
         if "fit-pca" in stages:
-            summary.index_built = fit_pca.run(job, refit=refit)
+            summary.fitted = fit_pca.run(job, refit=refit)
         if "build-ngt" in stages:
-            summary.index_built = build_index.run(job)
+            summary.built = build_index.run(job)
+            summary.index = build_index.facts(job.store)
         if found is not None:
-            summary.skipped = _skipped(Catalog.of(job.store), found)
+            catalog = Catalog.of(job.store)
+            summary.skipped = _skipped(catalog, found)
+            if found.candidates:
+                catalog.keep(job.store)
     summary.seconds = time.perf_counter() - began
     return summary
 

@@ -73,7 +73,7 @@ def status_text(status: Status) -> str:
     if status.projection:
         dim, fitted = status.projection["dim"], status.projection["fitted_on"]
         lines.append(f"PCA       {dim} dimensions, fitted on {fitted:,} entities")
-    lines.append(f"index     {_index_text(status)}")
+    lines.append(f"index     {_index(status.index)}")
     lines.append(f"skipped   {len(status.skipped):,}")
     for skip in status.skipped:
         lines.append(f"  {skip['status']}: {shown(skip['path'] or '')}: {skip['error']}")
@@ -81,27 +81,46 @@ def status_text(status: Status) -> str:
 
 
 def summary_text(summary: Summary) -> str:
-    """Return what a run did: images, entities, what was skipped and why, the rate."""
+    """Return what a run did: images, entities, what was skipped and why, the rate, the index."""
+    only_built = summary.fitted is not None or summary.built is not None
+    if summary.images or summary.unchanged or summary.skipped:
+        only_built = False
+    counted = [] if only_built else [_counts_line(summary)]
+    return "\n".join([*counted, *_skipped_lines(summary), *_built_lines(summary)])
+
+
+def _counts_line(summary: Summary) -> str:
     parts = [f"{summary.images:,} images", f"{summary.entities:,} entities"]
     if summary.copies:
         parts.append(f"{summary.copies:,} copies")
     if summary.unchanged:
         parts.append(f"{summary.unchanged:,} files unchanged")
     rate = f" ({summary.images / summary.seconds:.1f} images/s)" if summary.images else ""
-    lines = [f"{', '.join(parts)} in {summary.seconds:.1f} s{rate}"]
-    if summary.skipped:
-        kinds = sorted({skip.status for skip in summary.skipped})
-        counts = [f"{sum(s.status == k for s in summary.skipped):,} {k}" for k in kinds]
-        lines.append(f"skipped {len(summary.skipped):,} files: {', '.join(counts)}")
-        lines += [f"  {shown(s.path)}: {s.error}" for s in summary.skipped[:_LISTED]]
-        if len(summary.skipped) > _LISTED:
-            lines.append("  …")
-        lines.append("the whole list: vesearch status")
-    return "\n".join(lines)
+    return f"{', '.join(parts)} in {summary.seconds:.1f} s{rate}"
 
 
-def _index_text(status: Status) -> str:
-    index = status.index
+def _skipped_lines(summary: Summary) -> list[str]:
+    if not summary.skipped:
+        return []
+    kinds = sorted({skip.status for skip in summary.skipped})
+    counts = [f"{sum(s.status == k for s in summary.skipped):,} {k}" for k in kinds]
+    lines = [f"skipped {len(summary.skipped):,} files: {', '.join(counts)}"]
+    lines += [f"  {shown(s.path)}: {s.error}" for s in summary.skipped[:_LISTED]]
+    if len(summary.skipped) > _LISTED:
+        lines.append("  …")
+    return [*lines, "the whole list: vesearch status"]
+
+
+def _built_lines(summary: Summary) -> list[str]:
+    lines = []
+    if summary.fitted is not None:
+        lines.append("projection fitted" if summary.fitted else "projection kept as it was")
+    if summary.built is not None:
+        lines.append(f"index {'built' if summary.built else 'up to date'}: {_index(summary.index)}")
+    return lines
+
+
+def _index(index: dict[str, Any] | None) -> str:
     if index is None:
         return "none yet; run: vesearch build-index"
     text = f"{index['backend']}, {index['entities']:,} entities, recall {index['recall']:.3f}"

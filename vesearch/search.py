@@ -148,6 +148,8 @@ class Searcher:
 
     def _matches(self, vector: Float32, digest: str, wish: Wish) -> tuple[Match, ...]:
         """Ask the index for ever more rows until enough of them may be shown."""
+        if not vector.any():  # nothing of the crop lies in the projection's directions
+            return ()
         own = -1 if wish.include_self else self._catalog.by_digest.get(digest, -1)
         total = len(self._build.index)
         asked = min(total, wish.top * 4 + 20)

@@ -33,6 +33,7 @@ _CHUNK_BYTES = 1 << 18
 _MISSING = b"\0"  # stands for None in a text column; no text of ours is a lone NUL
 _SEALED = 0x2144DF1C  # CRC-32 of any bytes followed by their own CRC-32, little-endian
 _SHARD_NAME = "{:06d}.h5"
+_DAMAGED = "{} is damaged; delete it and run the stage again"
 _NOT_OURS = "is not a vesearch store: it has no store.json"
 
 R = TypeVar("R", bound=Rows)
@@ -81,8 +82,7 @@ class Store:
         Raises StoreMismatchError naming what differs.
         """
         if not self.exists():
-            if self.path.exists() and any(_visible(self.path)):
-                raise StoreError(f"{self.path} {_NOT_OURS}, and it is not empty")
+            self._refuse_foreign()
             document = {"schema": SCHEMA, "settings": dict(settings)}
             write_text(self.path / "store.json", json.dumps(document, indent=2) + "\n")
             return
@@ -97,6 +97,7 @@ class Store:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the store's write lock. Raises StoreLockedError naming the holder's process id."""
+        self._refuse_foreign()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -117,9 +118,15 @@ class Store:
         finally:
             os.close(handle)  # the lock goes with the handle, also when the process dies
 
+    def _refuse_foreign(self) -> None:
+        """Raise StoreError for a folder with someone else's files: nothing is swept there."""
+        if not self.exists() and self.path.is_dir() and any(_visible(self.path)):
+            raise StoreError(f"{self.path} {_NOT_OURS}, and it is not empty")
+
     def _sweep(self) -> None:
         """Remove what killed writers left half-written."""
-        for left in [*self.path.glob(f"{TEMP_PREFIX}*"), *self.path.glob(f"*/{TEMP_PREFIX}*")]:
+        places = (self.path.glob(f"{folder}{TEMP_PREFIX}*") for folder in ("", "*/", "*/*/"))
+        for left in [path for found in places for path in found]:
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     # --- shards -------------------------------------------------------------------------------
@@ -168,15 +175,16 @@ class Store:
             raise StoreError(f"cannot write {path}: {reason}") from err
 
     def read_file(self, path: Path, names: list[str] | tuple[str, ...]) -> dict[str, Any]:
-        """Read the named columns of one HDF5 file. Raises StoreMissingError or StoreDamagedError."""
-        if path.exists() and _crc32(path) != _SEALED:
-            raise _damaged(path)
-        with _reading(path) as file:
+        """Read the named columns of one HDF5 file.
+
+        Raises StoreMissingError or StoreDamagedError.
+        """
+        with _reading(path, whole=True) as file:
             return {name: _read_column(file, name) for name in names}
 
     def stamp(self, path: Path) -> str:
         """Return a file's fingerprint."""
-        with _reading(path) as file:
+        with _reading(path, whole=False) as file:  # asked of every shard: not worth its bytes
             return str(file.root._v_attrs.fingerprint)
 
 
@@ -185,22 +193,23 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[Any]:
+def _reading(path: Path, *, whole: bool) -> Iterator[Any]:
+    """Open an HDF5 file; with whole, once every byte is known to be as it was written."""
     if not path.exists():
         raise StoreMissingError(f"{path} is missing from the store")
     try:
+        if whole and _crc32(path) != _SEALED:
+            raise StoreDamagedError(_DAMAGED.format(path))
         with tables.open_file(str(path), "r") as file:
             if file.root._v_attrs.schema != SCHEMA:
                 raise StoreMismatchError(f"{path} has another format than {SCHEMA}")
             yield file
     except StoreError:
         raise
+    except PermissionError as err:
+        raise StoreError(f"cannot read {path}: {err.strerror}") from err
     except Exception as err:  # HDF5 and PyTables raise almost anything on damaged files
-        raise _damaged(path) from err
-
-
-def _damaged(path: Path) -> StoreDamagedError:
-    return StoreDamagedError(f"{path} is damaged; delete it and run the stage again")
+        raise StoreDamagedError(_DAMAGED.format(path)) from err
 
 
 def _seal(path: Path) -> None:

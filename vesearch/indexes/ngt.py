@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 EXACT_BELOW = 2000
 
 # NGT explores objects within (1 + epsilon) times the distance of the worst result so far.
-_PERCENTS = (-10, -5, 0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 22, 26, 32, 40, 50, 70, 100)
+_PERCENTS = (-10, -5, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 22, 26, 32, 40, 50, 70, 100)
 EPSILONS = tuple(percent / 100 for percent in _PERCENTS)
 
 _DISTANCE = "Normalized Cosine"  # 1 - cosine, right to 2e-7

@@ -47,12 +47,12 @@ def decode(jpegs: Sequence[bytes], size: int) -> UInt8:
 
 def run(job: Job) -> int:
     """Fill the missing crops tables; return how many entities were done."""
-    done, pending = 0, job.pending("crops", "entities")
-    with bar("crop", total=None, unit="ent") as progress:
+    done, pending, rereader = 0, job.pending("crops", "entities"), scan.Rereader(job)
+    with bar("crop", total=sum(detect.count(job, s) for s in pending), unit="ent") as progress:
         for shard in pending:
             jpegs: list[bytes] = []
             detected = detect.from_rows(job.store.read(EntityRows, shard))
-            for item, again in zip(detected, scan.frames_of(job, shard), strict=True):
+            for item, again in zip(detected, rereader.frames_of(shard), strict=True):
                 if item.entities is None:
                     continue
                 if again.frame is None:  # gone since detect: its rows stay, without pixels

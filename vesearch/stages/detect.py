@@ -30,6 +30,11 @@ def detect(detector: Detector, frames: Sequence[Frame]) -> list[Entities]:
     return [e.scaled((f.height, f.width)) for e, f in zip(found, frames, strict=True)]
 
 
+def count(job: Job, shard: int) -> int:
+    """Return how many entities a shard has."""
+    return int(job.store.read(EntityRows, shard, "counts").counts.sum())
+
+
 def to_rows(detected: Iterable[Detected]) -> EntityRows:
     """Put the entities of a shard's images into its table."""
     items = list(detected)
@@ -75,11 +80,11 @@ def from_rows(rows: EntityRows) -> Iterator[Detected]:
 
 def run(job: Job) -> int:
     """Fill the missing entities tables; return how many images were done."""
-    done, pending = 0, job.pending("entities", "images")
-    with bar("detect", total=None, unit="img") as progress:
+    done, pending, rereader = 0, job.pending("entities", "images"), scan.Rereader(job)
+    with bar("detect", total=sum(scan.count(job, s) for s in pending), unit="img") as progress:
         for shard in pending:
             detected = []
-            for batch in batched(scan.frames_of(job, shard), job.config.detect.batch_size):
+            for batch in batched(rereader.frames_of(shard), job.config.detect.batch_size):
                 detected += _detect_batch(job.detector, batch)
                 progress.update(len(batch))
             job.store.write(shard, to_rows(detected), job.stamps["entities"])

@@ -11,7 +11,7 @@ from vesearch.embedders import Embedder
 from vesearch.job import Job
 from vesearch.progress import bar
 from vesearch.records import Float32
-from vesearch.stages import crop
+from vesearch.stages import crop, detect
 from vesearch.tables import CropRows, EmbeddingRows
 
 
@@ -32,8 +32,9 @@ def stored(embeddings: Float32) -> NDArray[np.float16]:
 def run(job: Job) -> int:
     """Fill the missing embeddings tables; return how many entities were done."""
     done, size = 0, job.config.crop.size
-    with bar("embed", total=None, unit="ent") as progress:
-        for shard in job.pending("embeddings", "crops"):
+    pending = job.pending("embeddings", "crops")
+    with bar("embed", total=sum(detect.count(job, s) for s in pending), unit="ent") as progress:
+        for shard in pending:
             jpegs = job.store.read(CropRows, shard).jpegs
             parts = [np.zeros((0, job.embedder.dim), np.float16)]
             for start in range(0, len(jpegs), job.config.embed.batch_size):

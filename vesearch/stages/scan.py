@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ import numpy as np
 from vesearch.catalog import Catalog
 from vesearch.config import Images
 from vesearch.errors import ImageError, VesearchError
-from vesearch.images import looks_like_image, read_frame
+from vesearch.images import ENDINGS, looks_like_image, read_frame
 from vesearch.job import Job
 from vesearch.progress import bar
 from vesearch.records import Frame
 from vesearch.stages.batches import batched
-from vesearch.tables import STRIDE, ImageRows
+from vesearch.tables import STRIDE, CropRows, EmbeddingRows, EntityRows, ImageRows, VectorRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,8 @@ def _consider(path: Path, key: bytes, catalog: Catalog, found: Found) -> None:
         found.seen.append(key)
         return
     is_file = info is not None and stat.S_ISREG(info.st_mode)
-    if not looks_like_image(path) if is_file else path.suffix == "":
+    claims = looks_like_image(path) if is_file else path.suffix.lower() in ENDINGS
+    if known is None and not claims:  # what was an image once is logged anew whatever it is now
         found.others += 1
         return
     found.seen.append(key)
@@ -163,8 +165,9 @@ class ShardLog:
 
 
 def next_shard(job: Job) -> int:
-    """Return the number of the shard after the last."""
-    return max(job.store.shards("images"), default=-1) + 1
+    """Return the number of the shard after the last of any kind: ids are never used twice."""
+    kinds = (kind.KIND for kind in (ImageRows, EntityRows, CropRows, EmbeddingRows, VectorRows))
+    return max((shard for kind in kinds for shard in job.store.shards(kind)), default=-1) + 1
 
 
 def run(job: Job, folders: Sequence[Path]) -> Found:
@@ -191,26 +194,43 @@ class Reread:
     error: str | None = None
 
 
-def frames_of(job: Job, shard: int) -> Iterator[Reread]:
-    """Decode the images of a logged shard again, in their order; copies are not repeated."""
-    rows, catalog = job.store.read(ImageRows, shard), Catalog.of(job.store)
-    copies = catalog.paths_by_image()
-    for row, image_id in enumerate(rows.image_ids.tolist()):
-        if image_id == shard * STRIDE + row:
-            # the logged path first; a file that was moved since is found at its new one
-            paths = [os.fsdecode(rows.paths[row]), *copies.get(image_id, [])]
-            yield _reread(image_id, paths, rows.digests[row], job.config.images)
+def count(job: Job, shard: int) -> int:
+    """Return how many images of a logged shard are new there: no copies, no unusable files."""
+    ids = job.store.read(ImageRows, shard, "image_ids").image_ids
+    return int((ids == shard * STRIDE + np.arange(len(ids))).sum())
 
 
-def _reread(image_id: int, paths: Sequence[str], digest: str | None, limits: Images) -> Reread:
-    error = None
-    for path in paths:
+class Rereader:
+    """Decodes logged images again."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def frames_of(self, shard: int) -> Iterator[Reread]:
+        """Yield the images of a logged shard in their order; copies are not repeated."""
+        rows = self._job.store.read(ImageRows, shard)
+        for row, image_id in enumerate(rows.image_ids.tolist()):
+            if image_id == shard * STRIDE + row:
+                yield self._reread(image_id, os.fsdecode(rows.paths[row]), rows.digests[row])
+
+    @cached_property
+    def _paths(self) -> dict[int, list[str]]:
+        return Catalog.of(self._job.store).paths_by_image()
+
+    def _reread(self, image_id: int, logged: str, digest: str | None) -> Reread:
+        """Try the logged path; a file that was moved since is found at its new one."""
+        frame, error = self._read(logged, digest)
+        if frame is None:
+            copies = (path for path in self._paths.get(image_id, []) if path != logged)
+            found = (self._read(path, digest)[0] for path in copies)
+            frame = next((copy for copy in found if copy is not None), None)
+        return Reread(image_id, frame, None if frame is not None else error)
+
+    def _read(self, path: str, digest: str | None) -> tuple[Frame | None, str | None]:
         try:
-            frame = read_frame(Path(path), limits)
+            frame = read_frame(Path(path), self._job.config.images)
         except ImageError as err:
-            error = error or str(err)
-            continue
-        if frame.digest == digest:
-            return Reread(image_id, frame)
-        error = error or "the file has changed since it was scanned"
-    return Reread(image_id, None, error)
+            return None, str(err)
+        if frame.digest != digest:
+            return None, "the file has changed since it was scanned"
+        return frame, None

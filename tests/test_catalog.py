@@ -1,0 +1,86 @@
+"""The folded images log, and the copy of it that is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vesearch.catalog import Catalog
+from vesearch.store import Store
+from vesearch.tables import STRIDE, ImageRows
+
+Row = tuple[bytes, int, str | None, str]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def _log(store: Store, shard: int, *rows: Row) -> None:
+    """Write a shard of (path, image id, digest, status) rows."""
+    paths, ids, digests, statuses = zip(*rows, strict=True)
+    zeros = np.zeros(len(rows), np.int64)
+    errors = tuple(None if status in ("ok", "duplicate") else "why" for status in statuses)
+    columns = (np.array(ids, np.int64), zeros, zeros, zeros, zeros)
+    store.write(shard, ImageRows(paths, *columns, digests, statuses, errors), "stamp")
+
+
+def _fill(store: Store) -> None:
+    _log(
+        store, 0, (b"a", 0, "A", "ok"), (b"b", 0, "A", "duplicate"), (b"c", -1, None, "unreadable")
+    )
+    _log(
+        store,
+        1,
+        (b"a", STRIDE, "B", "ok"),
+        (b"c", STRIDE + 1, "C", "ok"),
+        (b"d", 0, "A", "duplicate"),
+    )
+
+
+def test_the_last_row_of_a_path_wins(store: Store) -> None:
+    _fill(store)
+    catalog = Catalog.of(store)
+    assert catalog.paths_by_image() == {0: ["b", "d"], STRIDE: ["a"], STRIDE + 1: ["c"]}
+    assert catalog.by_digest == {"A": 0, "B": STRIDE, "C": STRIDE + 1}
+    assert list(catalog.skipped()) == []
+
+
+def test_unusable_files_are_listed_and_removed_ones_are_not(store: Store) -> None:
+    _log(store, 0, (b"a", -1, None, "unreadable"), (b"b", -1, None, "removed"))
+    assert [(path, place.status) for path, place in Catalog.of(store).skipped()] == [
+        ("a", "unreadable")
+    ]
+
+
+def _same(one: Catalog, other: Catalog) -> bool:
+    return (one.shards, one.places, one.by_digest) == (other.shards, other.places, other.by_digest)
+
+
+def test_a_kept_catalog_equals_a_folded_one_and_new_shards_are_added(store: Store) -> None:
+    _fill(store)
+    folded = Catalog.of(store)
+    folded.keep(store)
+    store.shard_path("images", 0).rename(store.path / "aside")
+    store.shard_path("images", 0).touch()  # unreadable: the kept copy must be what is used
+    assert _same(Catalog.of(store), folded)
+    _log(store, 2, (b"b", -1, None, "removed"))
+    assert Catalog.of(store).paths_by_image()[0] == ["d"]
+
+
+def test_a_kept_catalog_of_another_log_is_not_used(store: Store) -> None:
+    _fill(store)
+    Catalog.of(store).keep(store)
+    store.shard_path("images", 1).unlink()
+    assert Catalog.of(store).paths_by_image() == {0: ["a", "b"]}
+
+
+def test_a_damaged_copy_costs_nothing(store: Store) -> None:
+    _fill(store)
+    folded = Catalog.of(store)
+    folded.keep(store)
+    (store.path / "catalog.h5").write_bytes(b"not HDF5")
+    assert _same(Catalog.of(store), folded)
