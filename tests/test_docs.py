@@ -1,0 +1,60 @@
+"""What the documents say exists, and what exists is in the documents."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import vesearch
+from vesearch.cli import main
+from vesearch.config import Config, flatten
+from vesearch.detectors import DETECTORS
+from vesearch.embedders import EMBEDDERS
+from vesearch.indexes import INDEXES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", main.commands)
+def test_every_command_is_in_the_readme(command: str) -> None:
+    assert re.search(rf"\b{command}\b", README)
+
+
+@pytest.mark.parametrize("registry", [DETECTORS, EMBEDDERS, INDEXES], ids=lambda r: r.kind)
+def test_every_backend_is_in_the_readme(registry: object) -> None:
+    for name in registry.names():  # type: ignore[attr-defined]
+        assert f"`{name}`" in README, name
+
+
+def test_settings_named_in_the_readme_exist() -> None:
+    sections = "|".join({key.split(".")[0] for key in flatten(Config())})
+    for key in re.findall(rf"\b(?:{sections})\.[a-z_]+\b", README):
+        assert key in flatten(Config()) or key.endswith((".yaml", ".md", ".png")), key
+
+
+def test_options_named_in_the_readme_exist() -> None:
+    known = {opt for c in main.commands.values() for p in c.params for opt in p.opts}
+    known |= {"--help", "--version"}
+    for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", README):
+        assert option in known, option
+
+
+def test_every_target_named_in_the_readme_is_in_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`?make ([a-z]+)", README):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    for link in re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            assert (path.parent / link).exists(), link
+
+
+def test_the_changelog_knows_this_version() -> None:
+    assert f"## {vesearch.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
