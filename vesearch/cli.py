@@ -29,16 +29,12 @@ _FOLDERS = click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 class _Commands(click.Group):
     """Turns errors into one line and an exit code; -v shows where they came from."""
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return super().main(*args, **kwargs)
-        except KeyboardInterrupt:
-            click.echo("interrupted; the same command continues where it was", err=True)
-            sys.exit(INTERRUPTED)
-
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted; the same command continues where it was", err=True)
+            sys.exit(INTERRUPTED)
         except VesearchError as err:
             self._explain(ctx)
             raise click.ClickException(str(err)) from err

@@ -1,0 +1,257 @@
+"""A killed run costs the open shard at most: run again, and the store is as if nothing had been.
+
+The victims are real processes with torch and all, forked from a server that has imported it once.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from tests.photos import collect
+from vesearch.catalog import Catalog
+from vesearch.cli import main
+from vesearch.store import Store
+from vesearch.tables import CropRows, EmbeddingRows, EntityRows, ImageRows, Rows, same_rows
+
+pytestmark = pytest.mark.slow
+
+KINDS: tuple[type[Rows], ...] = (ImageRows, EntityRows, CropRows, EmbeddingRows)
+SETTINGS = (*("--device", "cpu"), *("--set", "detect.detector=whole"), "--set", "run.shard_size=2")
+FILES = 28  # seven shards of four tables
+BAD_FILES = 3  # the exit code of an ingest with a bad file among the photos
+
+_servers = multiprocessing.get_context("forkserver")
+_servers.set_forkserver_preload(
+    ["torch", "timm", "sklearn.decomposition", "vesearch.lite0", "vesearch.cli", "vesearch.report"]
+)
+
+
+def vesearch(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def ingest(photos: Path, store: Path) -> tuple[object, ...]:
+    return ("ingest", photos, "--store", store, *SETTINGS)
+
+
+def _run(arguments: list[str]) -> None:
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    main(arguments)
+
+
+def kill_when(ready: Callable[[], bool], delay_s: float, *arguments: object) -> bool:
+    """Run a command and SIGKILL it delay_s after ready; tell whether that came before its end."""
+    victim = _servers.Process(target=_run, args=([str(a) for a in arguments],))
+    victim.start()
+    while victim.is_alive() and not ready():
+        time.sleep(0.0005)
+    time.sleep(delay_s)
+    victim.kill()
+    victim.join()
+    return victim.exitcode == -signal.SIGKILL
+
+
+def shard_files(store: Path) -> list[Path]:
+    return sorted(path for kind in KINDS for path in (store / kind.KIND).glob("[0-9]*.h5"))
+
+
+def scraps(store: Path) -> list[Path]:
+    return [*store.rglob(".tmp-*")]
+
+
+def tables(store: Path) -> Iterator[tuple[str, int, Rows]]:
+    for kind in KINDS:
+        for shard in Store(store).shards(kind.KIND):
+            yield kind.KIND, shard, Store(store).read(kind, shard)
+
+
+def assert_same(store: Path, other: Path) -> None:
+    """Compare all tables row for row, and what the images log folds to.
+
+    Embeddings too are equal to the bit: a network's output may depend on how many crops share a
+    forward pass, and shards of two images are one pass however a run got there.
+    """
+    for (kind, shard, rows), (*same, others) in zip_longest(tables(store), tables(other)):
+        assert [kind, shard] == same
+        assert same_rows(rows, others), (kind, shard)
+    folded = Catalog()
+    for shard in Store(store).shards("images"):
+        folded.extend(shard, Store(store).read(ImageRows, shard))
+    for kept in (Catalog.of(Store(store)), Catalog.of(Store(other))):
+        assert (kept.places, kept.by_digest) == (folded.places, folded.by_digest)
+    assert not scraps(store)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/ and plain/, the store of an undisturbed ingest and build-index."""
+    home = tmp_path_factory.mktemp("kill")
+    photos = home / "photos"
+    collect(photos)
+    with Image.open(photos / "china.jpg") as china:
+        china.crop((0, 0, 300, 300)).save(photos / "part.jpg")
+        china.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photos / "mirrored.jpg")
+        china.convert("L").save(photos / "grey.png")
+    shutil.copyfile(photos / "coffee.png", photos / "again.png")
+    (photos / "b bad.jpg").write_bytes((photos / "china.jpg").read_bytes()[:5000])
+    vesearch(*ingest(photos, home / "plain"), code=BAD_FILES)
+    assert len(shard_files(home / "plain")) == FILES
+    return home
+
+
+# --- ingest -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_ingest_killed_anywhere_ends_as_if_it_had_not_been(
+    home: Path, tmp_path: Path, seed: int
+) -> None:
+    rng, store = np.random.default_rng(seed), tmp_path / "store"
+    after, delay_s = int(rng.integers(0, FILES - 4)), float(rng.uniform(0, 0.01))
+
+    def ready() -> bool:
+        return (store / "store.json").exists() and len(shard_files(store)) >= after
+
+    while not kill_when(ready, delay_s, *ingest(home / "photos", store)):
+        shutil.rmtree(store)  # it was done before the signal came: once more
+    left = len(shard_files(store))
+    assert after <= left < FILES
+    list(tables(store))  # whatever is there is whole
+    vesearch(*ingest(home / "photos", store), code=BAD_FILES)
+    assert_same(store, home / "plain")
+
+
+def test_an_ingest_killed_again_and_again_gets_there(home: Path, tmp_path: Path) -> None:
+    store, kills = tmp_path / "store", 0
+    for after in (2, 7, 13, 18):
+        kills += kill_when(
+            lambda after=after: len(shard_files(store)) >= after,
+            0.0,
+            *ingest(home / "photos", store),
+        )
+    assert kills >= 2
+    vesearch(*ingest(home / "photos", store), code=BAD_FILES)
+    assert_same(store, home / "plain")
+
+
+def test_a_shard_left_open_after_any_of_its_tables_is_finished(home: Path, tmp_path: Path) -> None:
+    """The instants between a shard's commits are short; here each of them is met for certain."""
+    store = tmp_path / "store"
+    shutil.copytree(home / "plain", store)
+    for shard, missing in ((1, KINDS[1:]), (2, KINDS[2:]), (6, KINDS[3:])):
+        for kind in missing:
+            Store(store).shard_path(kind.KIND, shard).unlink()
+    vesearch(*ingest(home / "photos", store), code=BAD_FILES)
+    assert_same(store, home / "plain")
+
+
+def test_an_interrupted_ingest_says_so_and_lets_go_of_the_store(home: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    command = [sys.executable, "-c", "from vesearch.cli import main; main()"]
+    command += map(str, ingest(home / "photos", store))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and len(shard_files(store)) < 5:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout) == (130, b"")
+    assert stderr.count(b"\n") == 1 and b"interrupted" in stderr
+    assert not scraps(store)
+    vesearch(*ingest(home / "photos", store), code=BAD_FILES)
+    assert_same(store, home / "plain")
+
+
+def test_the_stages_one_by_one_give_the_same_tables(home: Path, tmp_path: Path) -> None:
+    options = ("--store", tmp_path / "store", *SETTINGS)
+    vesearch("detect", home / "photos", *options, code=BAD_FILES)
+    vesearch("crop", *options)
+    vesearch("embed", *options)
+    assert_same(tmp_path / "store", home / "plain")
+
+
+def test_a_second_ingest_computes_nothing_and_loads_no_torch(home: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in shard_files(home / "plain")}
+    code = (
+        "import sys\n"
+        "from vesearch.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, *map(str, ingest(home / "photos", home / "plain"))]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stdout == f"{BAD_FILES} False\n"
+    assert "0 images, 0 entities, 13 files unchanged" in ran.stderr
+    assert {path: path.stat().st_mtime_ns for path in shard_files(home / "plain")} == before
+
+
+# --- build-index ------------------------------------------------------------------------------
+
+
+def answers(home: Path, store: Path) -> list[Any]:
+    """Return the matches of a few photos."""
+    photos = [home / "photos" / name for name in ("china.jpg", "coffee.png", "part.jpg")]
+    options = ("--entity", 1, "--json", "--store", store, "--device", "cpu")
+    lines = vesearch("query", *photos, *options).stdout.splitlines()
+    return [json.loads(line)["matches"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def indexed(home: Path) -> Path:
+    """A copy of plain/ with an index that was built undisturbed."""
+    shutil.copytree(home / "plain", home / "indexed")
+    vesearch("build-index", "--store", home / "indexed", "--device", "cpu")
+    return home / "indexed"
+
+
+@pytest.mark.parametrize(
+    "instant", ["lock", "projection.h5", "vectors/000002.h5", "index", "index/000001/entities.h5"]
+)
+def test_a_build_killed_anywhere_can_be_run_again(
+    home: Path, indexed: Path, tmp_path: Path, instant: str
+) -> None:
+    store = tmp_path / "store"
+    build = ("build-index", "--store", store, "--device", "cpu")
+    killed = False
+    while not killed:
+        shutil.rmtree(store, ignore_errors=True)
+        shutil.copytree(home / "plain", store, ignore=shutil.ignore_patterns("lock"))
+        killed = kill_when((store / instant).exists, 0.0, *build)
+    assert not (store / "index" / "current").exists()
+    vesearch(*build)
+    assert answers(home, store) == answers(home, indexed)
+    assert not scraps(store)
+
+
+def test_a_killed_rebuild_leaves_the_index_as_it_was(
+    home: Path, indexed: Path, tmp_path: Path
+) -> None:
+    store, killed = tmp_path / "store", False
+    build = ("build-index", "--store", store, "--device", "cpu", "--set", "index.recall=0.97")
+    while not killed:
+        shutil.rmtree(store, ignore_errors=True)
+        shutil.copytree(indexed, store)
+        killed = kill_when((store / "index" / "000002").exists, 0.0, *build)
+    assert (store / "index" / "current").read_text() == "000001\n"
+    expected = answers(home, indexed)
+    assert answers(home, store) == expected
+    vesearch(*build)
+    assert (store / "index" / "current").read_text() != "000001\n"
+    assert answers(home, store) == expected
