@@ -214,3 +214,20 @@ def test_version_and_help() -> None:
         text = run(name, "--help").stdout
         assert f"vesearch {name}" in (command.help or ""), "its help has an example"
         assert "--store" in text
+
+
+@pytest.mark.parametrize(
+    "command", ["detect", "crop", "embed", "fit-pca", "build-ngt", "build-index"]
+)
+def test_without_a_store_nothing_is_made(command: str, tmp_path: Path) -> None:
+    result = run(command, "--store", tmp_path / "none", code=1)
+    assert "no store at" in result.stderr and "vesearch ingest" in result.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_wrong_device_is_named_before_anything_is_made(place: Path, tmp_path: Path) -> None:
+    result = run(
+        "ingest", place / "photos", "--store", tmp_path / "none", "--device", "tpu", code=1
+    )
+    assert "device must be auto, cpu" in result.stderr
+    assert not (tmp_path / "none").exists()

@@ -288,3 +288,32 @@ def test_an_emptied_folder_is_an_error_in_a_store_too(photos: Path, rescan: Scan
     path.unlink()
     with pytest.raises(VesearchError, match="the folder is empty"):
         rescan()
+
+
+def test_a_touched_file_is_no_copy(quick: Config, photos: Path) -> None:
+    for seed in range(3):
+        draw(photos / f"{seed}.png", seed)
+    pipeline.ingest(quick, [photos])
+    os.utime(photos / "1.png", (1, 1))
+    summary = pipeline.ingest(quick, [photos])
+    assert (summary.images, summary.copies) == (0, 0)
+    places = Catalog.of(Store(Path(quick.run.store))).places
+    assert [place.status for place in places.values()] == ["ok"] * 3
+
+
+def test_an_unreadable_subfolder_is_named(
+    photos: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(photos / "closed" / "a.png")
+    draw(photos / "b.png")
+    walk = os.scandir
+
+    def closed_to_us(path: Path) -> object:  # root may read anything: the file layer refuses
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return walk(path)
+
+    monkeypatch.setattr(os, "scandir", closed_to_us)
+    found = scan.find([photos], Catalog())
+    assert [Path(os.fsdecode(path)).name for path in found.seen] == ["b.png"]
+    assert "closed: Permission denied" in caplog.text

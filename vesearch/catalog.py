@@ -31,7 +31,7 @@ class Catalog:
     """The live paths of a store, and the images behind them."""
 
     def __init__(self) -> None:
-        self.shards: list[int] = []  # of the log, as far as it is folded
+        self.shards: list[list[int]] = []  # of the log as far as it is folded: _file_of each
         self.places: dict[bytes, Place] = {}
         self.by_digest: dict[str, int] = {}  # content -> image id, for the store's whole life
 
@@ -42,13 +42,14 @@ class Catalog:
         catalog = cls._restored(store, shards)
         for shard in shards[len(catalog.shards) :]:
             catalog.extend(shard, store.read(ImageRows, shard))
+            catalog.shards.append(_file_of(store, shard))
         return catalog
 
     def keep(self, store: Store) -> None:
         """Keep the folded log: hundreds of shards need not be read again. It is only a cache."""
         places = list(self.places.values())
         columns = {
-            "shards": np.array(self.shards, np.int64),
+            "shards": np.array(self.shards, np.int64).reshape(-1, 3),
             "paths": tuple(self.places),
             "numbers": np.array([[p.image_id, p.size, p.mtime_ns] for p in places], np.int64),
             "statuses": tuple(p.status for p in places),
@@ -67,7 +68,7 @@ class Catalog:
         except (StoreMissingError, StoreDamagedError):
             return catalog
         known = kept["shards"].tolist()
-        if known != shards[: len(known)]:
+        if known != [_file_of(store, shard) for shard in shards[: len(known)]]:
             return catalog
         catalog.shards = known
         columns = (kept["numbers"].tolist(), kept["statuses"], kept["errors"])
@@ -79,7 +80,6 @@ class Catalog:
 
     def extend(self, shard: int, rows: ImageRows) -> None:
         """Append one shard of the log."""
-        self.shards.append(shard)
         for row, path in enumerate(rows.paths):
             image_id = int(rows.image_ids[row])
             self.places[path] = Place(
@@ -106,3 +106,9 @@ class Catalog:
         for path, place in self.places.items():
             if place.image_id < 0 and place.status != "removed":
                 yield os.fsdecode(path), place
+
+
+def _file_of(store: Store, shard: int) -> list[int]:
+    """Return what tells one shard's file from another: its number, size and time."""
+    info = store.shard_path("images", shard).stat()
+    return [shard, info.st_size, info.st_mtime_ns]

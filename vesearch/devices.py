@@ -5,6 +5,13 @@ from __future__ import annotations
 from vesearch.errors import ConfigError
 
 
+def check(device: str) -> None:
+    """Raise ConfigError unless this is a --device value; the GPU itself is looked for later."""
+    kind, colon, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and number.isdigit())):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:0, cuda:1, …, got {device!r}")
+
+
 def resolve(device: str) -> str:
     """Return "cpu", "cuda" or "cuda:i" for a --device value; "auto" takes a GPU where there is one.
 
@@ -14,9 +21,8 @@ def resolve(device: str) -> str:
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    check(device)
     kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise ConfigError(f"device must be auto, cpu, cuda or cuda:0, cuda:1, …, got {device!r}")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(f"no GPU {device!r} on this machine; use --device cpu")
     return device

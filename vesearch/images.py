@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import stat
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vesearch.config import Images
 from vesearch.errors import ImageError
+from vesearch.quiet import quiet
 from vesearch.records import Frame, UInt8
 
 # Formats that Pillow decodes itself; EPS and the like would start other programs.
@@ -86,7 +88,9 @@ def decode(data: bytes, limits: Images) -> Frame:
             if shrink < 1:  # lets libjpeg skip work; only JPEG knows how
                 target = round(width * shrink) or 1, round(height * shrink) or 1
                 drafted = image.draft("RGB", target)
-            image.load()
+            # libtiff prints its complaints to stderr itself
+            with quiet() if image.format == "TIFF" else nullcontext():
+                image.load()
             if drafted is None:  # while loading, Pillow itself turns a TIFF upright
                 width, height = image.size
             orientation = _orientation(image)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from vesearch import devices
 from vesearch.catalog import Catalog
 from vesearch.config import Config, read_yaml_mapping
 from vesearch.errors import ConfigError
@@ -73,7 +74,10 @@ def run_stages(
 ) -> Summary:
     """Run stages in their order over the store, holding its lock."""
     began, job, summary = time.perf_counter(), Job(config), Summary()
-    if "scan" in stages and not job.store.exists():
+    devices.check(config.run.device)
+    if "scan" not in stages:
+        job.store.settings()  # there must be a store
+    elif not job.store.exists():
         scan.find(folders, Catalog())  # a mistyped folder must not leave a store behind
     with job.store.lock():
         job.open_for_writing()

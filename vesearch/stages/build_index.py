@@ -168,15 +168,18 @@ def _blocks(first: Int64, other: Int64, size: int) -> Iterator[tuple[Int64, Int6
 def _commit(job: Job, index: Index, columns: dict[str, Int64 | Float32], made_of: str) -> None:
     """Save a build beside the current one, then switch to it."""
     home = job.store.path / "index"
-    builds = sorted(int(p.name) for p in home.glob("[0-9]*"))
-    folder = home / f"{max(builds, default=0) + 1:06d}"
+    last = max((int(build.name) for build in home.glob("[0-9]*")), default=0)
+    folder = home / f"{last + 1:06d}"
     index.save(folder / "backend")
     job.store.write_file(folder / "entities.h5", columns, made_of)
     facts = {"backend": job.config.index.backend, "entities": len(index), **index.settings}
     write_text(folder / "build.json", json.dumps({**facts, "made_of": made_of}, indent=2) + "\n")
+    # the build before stays for queries that are just opening it
+    kept = {folder.name, current(job.store).name if (home / "current").exists() else ""}
     write_text(home / "current", folder.name + "\n")
-    for old in builds[:-1]:  # the last one stays for queries that are just opening it
-        shutil.rmtree(home / f"{old:06d}", ignore_errors=True)
+    for old in home.glob("[0-9]*"):
+        if old.name not in kept:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _facts(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from vesearch.progress import bar
 from vesearch.records import Frame
 from vesearch.stages.batches import batched
 from vesearch.tables import STRIDE, CropRows, EmbeddingRows, EntityRows, ImageRows, VectorRows
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +75,15 @@ def _files(folder: Path) -> Iterator[Path]:
         raise VesearchError(f"{folder}: no such folder")
     if not os.access(root, os.R_OK | os.X_OK):
         raise VesearchError(f"{folder}: no permission to read this folder")
-    for place, subfolders, names in os.walk(root):
+    for place, subfolders, names in os.walk(root, onerror=_warn):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
                 yield Path(place, name)
+
+
+def _warn(error: OSError) -> None:
+    logger.warning("%s: %s; what is in it is left out", error.filename, error.strerror)
 
 
 def _consider(path: Path, key: bytes, catalog: Catalog, found: Found) -> None:
@@ -138,7 +145,10 @@ class ShardLog:
         if frame is not None:
             digest, width, height = frame.digest, frame.width, frame.height
             image_id = self.catalog.by_digest.get(digest, self._own.get(digest, row_id))
+            known = self.catalog.places.get(decoded.candidate.path)
             status = "ok" if image_id == row_id else "duplicate"
+            if known is not None and known.image_id == image_id:  # touched, or restored as it was
+                status = known.status
             self._own.setdefault(digest, image_id)
         at = decoded.candidate
         self._columns.append(
