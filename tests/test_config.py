@@ -8,7 +8,7 @@ import pytest
 
 from vesearch.config import Config, flatten, load_config
 from vesearch.errors import ConfigError
-from vesearch.pipeline import STAGES, run_file
+from vesearch.pipeline import STAGES, read_pipeline
 
 ROOT = Path(__file__).parent.parent
 
@@ -108,10 +108,10 @@ def test_shipped_configs_validate(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_pipelines_validate(path: Path) -> None:
-    config, stages, _ = run_file(path, [Path("photos")])
-    assert config is not None
-    load_config(config)
-    assert set(stages) <= set(STAGES)
+    pipeline = read_pipeline(path, [Path("photos")])
+    assert pipeline.config is not None
+    load_config(pipeline.config)
+    assert set(pipeline.stages) <= set(STAGES)
 
 
 @pytest.mark.parametrize(
@@ -128,5 +128,5 @@ def test_shipped_pipelines_validate(path: Path) -> None:
 )
 def test_mistakes_in_pipelines(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        run_file(_file(tmp_path, text), [])
+        read_pipeline(_file(tmp_path, text))
     assert message in str(caught.value)

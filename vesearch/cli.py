@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,11 +230,11 @@ def run(common: _Common, pipeline: Path, folders: tuple[Path, ...]) -> None:
     \b
     vesearch run pipelines/full.yaml photos/
     """
-    from vesearch.pipeline import run_file
+    from vesearch.pipeline import read_pipeline
 
-    config, stages, places = run_file(pipeline, folders)
-    common = _Common(common.store, common.config or config, common.overrides, common.device)
-    _run(common, stages, tuple(places))
+    plan = read_pipeline(pipeline, folders)
+    common = replace(common, config=common.config or plan.config)
+    _run(common, plan.stages, plan.folders)
 
 
 @main.command()

@@ -100,12 +100,19 @@ def run_stages(
     return summary
 
 
-def run_file(
-    path: Path, folders: Sequence[Path]
-) -> tuple[Path | None, tuple[str, ...], list[Path]]:
-    """Read a pipeline file: its config (beside the file), its stages, its folders.
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A pipeline file: which stages to run, on which folders, with which config file."""
 
-    Folders given on the command line replace the file's. Raises ConfigError.
+    stages: tuple[str, ...]
+    folders: tuple[Path, ...]
+    config: Path | None
+
+
+def read_pipeline(path: Path, folders: Sequence[Path] = ()) -> Pipeline:
+    """Read a pipeline file; its config lies beside it, and folders replace its own.
+
+    Raises ConfigError.
     """
     document = read_yaml_mapping(path)
     for key in document:
@@ -116,15 +123,15 @@ def run_file(
     for stage in stages:
         if stage not in STAGES:
             raise ConfigError(f"{path}: no stage {stage!r}{did_you_mean(stage, STAGES)}")
-    if list(stages) != [stage for stage in STAGES if stage in stages] or not stages:
+    if not stages or stages != tuple(stage for stage in STAGES if stage in stages):
         raise ConfigError(f"{path}: stages must be some of {', '.join(STAGES)}, in this order")
-    named = [Path(folder) for folder in _texts(path, "folders", document.get("folders", []))]
-    config = document.get("config")
-    if config is not None and not isinstance(config, str):
-        raise ConfigError(f"{path}: config must be the path of a YAML file")
-    if "scan" in stages and not (folders or named):
+    named = tuple(folders) or tuple(map(Path, _texts(path, "folders", document.get("folders", []))))
+    if "scan" in stages and not named:
         raise ConfigError(f"{path}: no folders; add 'folders:', or name them on the command line")
-    return path.parent / config if config else None, stages, list(folders) or named
+    config = document.get("config")
+    if not isinstance(config, str | None):
+        raise ConfigError(f"{path}: config must be the path of a YAML file")
+    return Pipeline(stages, named, path.parent / config if config else None)
 
 
 def _texts(path: Path, key: str, value: object) -> tuple[str, ...]:

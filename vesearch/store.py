@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -25,7 +24,7 @@ from vesearch.errors import (
     StoreMismatchError,
     StoreMissingError,
 )
-from vesearch.files import TEMP_PREFIX, atomic, write_text
+from vesearch.files import TEMP_PREFIX, atomic, crc32, write_text
 from vesearch.tables import Rows
 
 SCHEMA = 1
@@ -198,7 +197,7 @@ def _reading(path: Path, *, whole: bool) -> Iterator[Any]:
     if not path.exists():
         raise StoreMissingError(f"{path} is missing from the store")
     try:
-        if whole and _crc32(path) != _SEALED:
+        if whole and crc32(path) != _SEALED:
             raise StoreDamagedError(_DAMAGED.format(path))
         with tables.open_file(str(path), "r") as file:
             if file.root._v_attrs.schema != SCHEMA:
@@ -217,17 +216,9 @@ def _seal(path: Path) -> None:
 
     HDF5 guards no metadata: a flipped bit there is a wrong answer or a crash in C.
     """
-    crc = _crc32(path)
+    crc = crc32(path)
     with path.open("ab") as file:
         file.write(crc.to_bytes(4, "little"))
-
-
-def _crc32(path: Path) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            value = zlib.crc32(block, value)
-    return value
 
 
 def _write_column(file: Any, name: str, values: Any) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vesearch.errors import StoreDamagedError, StoreMissingError
-from vesearch.files import TEMP_PREFIX, sync
+from vesearch.files import TEMP_PREFIX, crc32, sync
 
 MANIFEST = "index.json"
 FORMAT = 1
@@ -37,7 +36,7 @@ def commit(folder: Path, facts: dict[str, Any], write: Callable[[Path], None]) -
     try:
         write(part)
         files = {
-            path.name: {"size": path.stat().st_size, "crc32": _crc32(path)}
+            path.name: {"size": path.stat().st_size, "crc32": crc32(path)}
             for path in sorted(part.iterdir())
         }
         manifest = {"format": FORMAT, **facts, "files": files}
@@ -70,19 +69,11 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         raise damaged(folder, f"{MANIFEST} cannot be read") from err
     if found != (FORMAT, kind):
         raise damaged(folder, f"it is {found[1]!r} format {found[0]}, not {kind!r} format {FORMAT}")
-    for path, size, crc32 in expected:
+    for path, size, checksum in expected:
         try:
-            whole = path.stat().st_size == size and _crc32(path) == crc32
+            whole = path.stat().st_size == size and crc32(path) == checksum
         except OSError as err:
             raise damaged(folder, f"{path.name} cannot be read") from err
         if not whole:
             raise damaged(folder, f"{path.name} is not as it was saved")
     return manifest
-
-
-def _crc32(path: Path) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            value = zlib.crc32(block, value)
-    return value
