@@ -167,7 +167,7 @@ def _stream(job: Job, folders: Sequence[Path], summary: Summary) -> scan.Found:
     with bar("ingest", total=len(found.candidates), unit="img") as progress:
         for group in batched(found.candidates, job.config.run.shard_size):
             log = scan.ShardLog(scan.next_shard(job), catalog)
-            tables = _compute(job, _new_frames(job, log, group, progress))
+            tables = _compute(job, _new_frames(job, log, group, progress), progress)
             _commit(job, log, tables)
             catalog.extend(log.shard, log.rows())
             summary.images += len(tables[0].image_ids)
@@ -187,11 +187,12 @@ def _new_frames(
             image_id = log.add(decoded)
             if image_id is not None and decoded.frame is not None:
                 yield image_id, decoded.frame
-            progress.update()
+            else:
+                progress.update()  # a copy or unusable: done with
 
 
 def _compute(
-    job: Job, frames: Iterator[tuple[int, Frame]]
+    job: Job, frames: Iterator[tuple[int, Frame]], progress: tqdm[NoReturn]
 ) -> tuple[EntityRows, CropRows, EmbeddingRows]:
     """Detect and crop one batch while the crops of the batch before are embedded."""
 
@@ -212,6 +213,7 @@ def _compute(
             cut = [jpeg for _, crops in batch for jpeg in crops]
             jpegs += cut
             embeddings.append(embed.stored(embed.embed(job.embedder, cut, job.config.crop.size)))
+            progress.update(len(batch))
     embedded = EmbeddingRows(np.concatenate(embeddings))
     return detect.to_rows(detected), CropRows(tuple(jpegs)), embedded
 

@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def bar(name: str, *, total: int | None, unit: str) -> tqdm[NoReturn]:
+def bar(name: str, *, total: int, unit: str) -> tqdm[NoReturn]:
     """Return a tqdm bar with rate and remaining time."""
     from tqdm import tqdm
 
-    # disable=None: off when stderr is not a terminal
-    return tqdm(desc=f"{name:9}", total=total, unit=unit, disable=None, dynamic_ncols=True)
+    # None: off when stderr is not a terminal
+    disable = True if total == 0 else None
+    return tqdm(desc=f"{name:9}", total=total, unit=unit, disable=disable, dynamic_ncols=True)
