@@ -207,7 +207,7 @@ def _caption(page: UInt8, match: Match, xy: tuple[int, int], width: int) -> None
     copies = len(match.also_at)
     extra = f"+{copies} {'copy' if copies == 1 else 'copies'}" if copies else ""
     room = width - (text_width(extra, 16) + 12 if extra else 0)
-    text(page, (x, y), shorten(_name(match.image), 16, room), Type(16, _GREY))
+    text(page, (x, y), shorten(_name(match.image, room), 16, room), Type(16, _GREY))
     if extra:
         text(page, (x + width, y), extra, Type(16, _INK), anchor="rs")
 
@@ -221,8 +221,11 @@ def _percent(percentile: float) -> str:
     return f"{floored:.{digits}f} %"
 
 
-def _name(path: str) -> str:
-    return printable(PurePath(path).name or path)
+def _name(path: str, room: int) -> str:
+    """Return a file's name, with its folder's where both fit: cameras count from 1 in each."""
+    parts = PurePath(path).parts
+    both = printable("/".join(parts[-2:]).removeprefix("//"))
+    return both if text_width(both, 16) <= room else printable(parts[-1] if parts else path)
 
 
 def _pill(canvas: UInt8, string: str) -> None:
