@@ -221,7 +221,7 @@ def _percent(percentile: float) -> str:
     return f"{floored:.{digits}f} %"
 
 
-def _name(path: str, room: int) -> str:
+def _name(path: str, room: float) -> str:
     """Return a file's name, with its folder's where both fit: cameras count from 1 in each."""
     parts = PurePath(path).parts
     both = printable("/".join(parts[-2:]).removeprefix("//"))
