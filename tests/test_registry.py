@@ -33,5 +33,20 @@ def test_unknown_names_get_a_hint() -> None:
 
 
 def test_a_wrong_option_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="detector 'whole'"):
+    with pytest.raises(ConfigError, match="detector 'whole' takes no colour"):
         DETECTORS.create("whole", colour="red")
+
+
+def test_a_family_stands_for_its_names() -> None:
+    registry = Registry("thing")
+    registry.add("timm:<name>", "tests.test_registry:_Family", "many")
+    assert registry.create("timm:vit.in1k").model == "vit.in1k"
+    with pytest.raises(UnknownNameError, match="no thing 'timm'"):
+        registry.create("timm")
+    with pytest.raises(UnknownNameError, match="no thing 'tim:vit'"):
+        registry.create("tim:vit")
+
+
+class _Family:
+    def __init__(self, *, model: str) -> None:
+        self.model = model

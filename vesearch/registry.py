@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names)}"
+
+
+_ANY = ":<name>"  # ends the name of an entry that stands for a whole family
 
 
 class Registry:
@@ -38,19 +42,29 @@ class Registry:
         """Return each name's line of description."""
         return {name: description for name, (_, description) in self._entries.items()}
 
-    def check(self, name: str) -> None:
-        """Raise UnknownNameError unless there is such a name."""
-        if name not in self._entries:
-            raise UnknownNameError(f"no {self.kind} {name!r}{did_you_mean(name, self._entries)}")
+    def load(self, name: str) -> Any:
+        """Import and return the class called name. Raises UnknownNameError."""
+        module, _, attribute = self._entries[self._entry(name)][0].partition(":")
+        return getattr(importlib.import_module(module), attribute)
 
     def create(self, name: str, **options: Any) -> Any:
         """Return a new instance of the class called name.
 
+        An entry "family:<name>" stands for all of its names; the class gets the one as `model`.
         Raises UnknownNameError, or ConfigError where the class does not take an option.
         """
-        self.check(name)
-        module, _, attribute = self._entries[name][0].partition(":")
-        try:
-            return getattr(importlib.import_module(module), attribute)(**options)
-        except TypeError as err:
-            raise ConfigError(f"{self.kind} {name!r}: {err}") from err
+        found = self.load(name)
+        if self._entry(name).endswith(_ANY):
+            options["model"] = name.partition(":")[2]
+        known = inspect.signature(found).parameters
+        for option in options:
+            if option not in known:
+                raise ConfigError(f"{self.kind} {name!r} takes no {option}")
+        return found(**options)
+
+    def _entry(self, name: str) -> str:
+        family, colon, model = name.partition(":")
+        for entry in (name, f"{family}{_ANY}" if model else None):
+            if entry in self._entries:
+                return entry
+        raise UnknownNameError(f"no {self.kind} {name!r}{did_you_mean(name, self._entries)}")
