@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vesearch.config import Config, flatten, load_config
+from vesearch.config import Config, flatten, load_config, names_in
 from vesearch.errors import ConfigError
 from vesearch.pipeline import STAGES, read_pipeline
 
@@ -45,7 +45,7 @@ def test_store_mark_in_default_yaml_is_true() -> None:
         elif line.startswith("  ") and section in ("images", "detect", "crop", "embed"):
             name = line.split(":")[0].strip()
             setting = next(f for f in fields(getattr(Config(), section)) if f.name == name)
-            assert setting.metadata["changes_results"] == ("(store)" in line), f"{section}.{name}"
+            assert (setting.metadata["kept"] != "not") == ("(store)" in line), f"{section}.{name}"
 
 
 def test_precedence_command_line_file_store_default(tmp_path: Path) -> None:
@@ -130,3 +130,13 @@ def test_mistakes_in_pipelines(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_pipeline(_file(tmp_path, text))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["sky, tree", "sky,tree", "[sky, tree]", "[ sky , tree ]"])
+def test_a_setting_for_many_takes_a_list_or_commas(given: str) -> None:
+    config = load_config(overrides=[f"detect.exclude_labels={given}"])
+    assert config.detect.exclude_labels == "sky, tree"
+    assert names_in(config.detect.exclude_labels) == ("sky", "tree")
+    assert names_in("") == ()
+    with pytest.raises(ConfigError, match="exclude_labels must be a text"):
+        load_config(overrides=["detect.exclude_labels=[sky, 3]"])

@@ -13,6 +13,7 @@ from PIL import Image
 
 from vesearch import masks
 from vesearch.detectors.cuts import Cuts
+from vesearch.detectors.selection import Selection
 from vesearch.records import Entities, UInt8
 
 _PHOTOS = Path(skimage.__file__).parent / "data"
@@ -91,7 +92,9 @@ def test_no_images(cuts: Cuts) -> None:
 
 
 def test_settings_are_kept(motorcycles: list[Entities]) -> None:
-    found = Cuts(max_entities=2, min_area=0.05).detect([photo("motorcycle_left.png")])[0]
+    found = Cuts(selection=Selection(max_entities=2, min_area=0.05)).detect(
+        [photo("motorcycle_left.png")]
+    )[0]
     assert len(found) <= 2
     assert (found.areas >= 0.05 * found.size_hw[0] * found.size_hw[1]).all()
 

@@ -59,7 +59,7 @@ def test_peak_lies_inside_any_shape() -> None:
         assert mask[int(y), int(x)]
 
 
-def test_entities_are_ranked_and_empty_masks_left_out() -> None:
+def test_entities_keep_their_order_and_empty_masks_are_left_out() -> None:
     shape = (40, 60)
     stack = np.stack(
         [
@@ -73,9 +73,10 @@ def test_entities_are_ranked_and_empty_masks_left_out() -> None:
     scores = np.array([0.9, 0.99, 0.5, 0.5, 0.7], np.float32)
     stuff = np.array([True, False, False, False, False])
     found = masks.to_entities(stack, scores, labels=["sky", "x", "a", "b", "c"], is_stuff=stuff)
-    assert found.labels == ("c", "b", "a", "sky")
-    assert found.areas.tolist() == [400, 625, 25, 1200]
-    assert found.boxes_xyxy[0].tolist() == [0, 0, 20, 20]
+    assert found.labels == ("sky", "a", "b", "c")
+    assert found.areas.tolist() == [1200, 25, 625, 400]
+    assert found.is_stuff.tolist() == [True, False, False, False]
+    assert found.boxes_xyxy[3].tolist() == [0, 0, 20, 20]
 
 
 def test_scaled_moves_boxes_peaks_and_areas_but_not_masks() -> None:

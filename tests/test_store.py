@@ -43,7 +43,7 @@ def made(tmp_path: Path) -> Store:
     """A store with settings and without shards."""
     made = Store(tmp_path / "store")
     with made.lock():
-        made.ensure(SETTINGS)
+        made.remember(SETTINGS)
     return made
 
 
@@ -207,7 +207,7 @@ def test_a_store_that_is_a_file_is_one_clear_error(tmp_path: Path, place: str) -
 
 def test_settings_are_remembered(made: Store) -> None:
     assert made.settings() == SETTINGS
-    made.ensure(SETTINGS)
+    made.check(SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_other_settings_are_named_with_both_values(
     made: Store, change: dict[str, object], words: list[str]
 ) -> None:
     with pytest.raises(StoreMismatchError) as caught:
-        made.ensure(SETTINGS | change)
+        made.check(SETTINGS | change)
     assert all(word in str(caught.value) for word in [str(made.path), *words])
     assert made.settings() == SETTINGS
 
@@ -241,16 +241,16 @@ def test_a_folder_with_other_files_is_not_taken_over(tmp_path: Path) -> None:
     for name in (".tmp-mine", "cat.jpg", "sub/.tmp-mine"):
         (tmp_path / name).touch()
     with pytest.raises(StoreError, match="not a vesearch store"), Store(tmp_path).lock():
-        Store(tmp_path).ensure(SETTINGS)
+        Store(tmp_path).remember(SETTINGS)
     with pytest.raises(StoreError, match="not a vesearch store"):
-        Store(tmp_path).ensure(SETTINGS)
+        Store(tmp_path).remember(SETTINGS)
     assert {p.name for p in tmp_path.iterdir()} == mine
     assert (tmp_path / "sub" / ".tmp-mine").exists()
 
 
 def test_an_empty_folder_becomes_a_store(tmp_path: Path) -> None:
     with Store(tmp_path).lock():
-        Store(tmp_path).ensure(SETTINGS)
+        Store(tmp_path).remember(SETTINGS)
     assert Store(tmp_path).settings() == SETTINGS
 
 
@@ -263,10 +263,10 @@ def test_damaged_settings_are_one_clear_error(made: Store, text: str) -> None:
 
 def test_another_schema_is_refused(made: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made.write(0, CropRows((b"x",)), "stamp")
-    monkeypatch.setattr(store, "SCHEMA", 2)  # as the next version would find this store
-    with pytest.raises(StoreMismatchError, match="store format 1, this vesearch reads format 2"):
+    monkeypatch.setattr(store, "SCHEMA", 3)  # as the next version would find this store
+    with pytest.raises(StoreMismatchError, match="store format 2, this vesearch reads format 3"):
         made.settings()
-    with pytest.raises(StoreMismatchError, match="another format than 2"):
+    with pytest.raises(StoreMismatchError, match="another format than 3"):
         made.read(CropRows, 0)
 
 
@@ -381,4 +381,4 @@ def test_the_lock_is_free_after_an_error(made: Store) -> None:
 
 def test_the_settings_file_is_plain_json(made: Store) -> None:
     document = json.loads((made.path / "store.json").read_text())
-    assert document == {"schema": 1, "settings": SETTINGS}
+    assert document == {"schema": 2, "settings": SETTINGS}

@@ -20,10 +20,16 @@ def _setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
-    changes_results: bool = True,
+    many: bool = False,
+    kept: str = "as result",
 ) -> Any:
-    """Declare a setting; one that changes results is part of the store's fingerprints."""
-    metadata = {"low": low, "high": high, "choices": choices, "changes_results": changes_results}
+    """Declare a setting.
+
+    many: a text that may be given as a list of texts. kept: what a store does with it: "as result"
+    (remembered, and part of the fingerprints), "as place" (remembered: where a model is, while its
+    digest is what counts) or "not".
+    """
+    metadata = {"low": low, "high": high, "choices": choices, "many": many, "kept": kept}
     return field(default=default, metadata=metadata)
 
 
@@ -32,8 +38,8 @@ class Images:
     """How files are decoded, and what is refused."""
 
     max_side: int = _setting(1024, low=64, high=8192)
-    max_pixels: int = _setting(250_000_000, low=1, changes_results=False)
-    max_bytes: int = _setting(500_000_000, low=1, changes_results=False)
+    max_pixels: int = _setting(250_000_000, low=1, kept="not")
+    max_bytes: int = _setting(500_000_000, low=1, kept="not")
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,13 @@ class Detect:
 
     detector: str = _setting("cuts")
     max_entities: int = _setting(10, low=1, high=200)
+    model: str = _setting("", kept="as place")
+    weights: str = _setting("", kept="as place")
     min_area: float = _setting(0.01, low=0.0, high=1.0)
-    batch_size: int = _setting(4, low=1, high=256, changes_results=False)
+    min_score: float = _setting(0.0, low=0.0, high=1.0)
+    stuff: str = _setting("last", choices=("keep", "last", "drop"))
+    exclude_labels: str = _setting("", many=True)
+    batch_size: int = _setting(4, low=1, high=256, kept="not")
 
 
 @dataclass(frozen=True)
@@ -60,10 +71,9 @@ class Embed:
     """How crops are embedded."""
 
     embedder: str = _setting("builtin")
-    precision: str = _setting(
-        "auto", choices=("auto", "float32", "bfloat16"), changes_results=False
-    )
-    batch_size: int = _setting(8, low=1, high=1024, changes_results=False)
+    weights: str = _setting("", kept="as place")
+    precision: str = _setting("auto", choices=("auto", "float32", "bfloat16"), kept="not")
+    batch_size: int = _setting(8, low=1, high=1024, kept="not")
 
 
 @dataclass(frozen=True)
@@ -121,13 +131,18 @@ def flatten(config: Config) -> dict[str, Scalar]:
     return {f"{s}.{f.name}": getattr(section, f.name) for s, section, f in _settings(config)}
 
 
-def result_settings(config: Config, section: str) -> dict[str, Scalar]:
-    """Return a section's settings that change results, as {"section.key": value}."""
+def kept_settings(config: Config, section: str, kept: str = "as result") -> dict[str, Scalar]:
+    """Return a section's settings that a store keeps so, as {"section.key": value}."""
     return {
         f"{s}.{f.name}": getattr(record, f.name)
         for s, record, f in _settings(config)
-        if s == section and f.metadata["changes_results"]
+        if s == section and f.metadata["kept"] == kept
     }
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the names that a setting for many of them holds."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def load_config(
@@ -144,7 +159,7 @@ def load_config(
     """
     values = flatten(Config())
     for key, value in (remembered or {}).items():
-        if key in values:  # weights digests are remembered beside the settings
+        if key in values:  # digests are remembered beside the settings
             values[key] = value
     sources = [(str(path), _read_yaml(path))] if path is not None else []
     sources += [("--set", dict([_split_override(text)])) for text in overrides]
@@ -227,9 +242,15 @@ def _checked(place: str, key: str, value: Any) -> Scalar:
     """Return value as the setting's type, or raise ConfigError saying what it must be."""
     section, name = key.split(".")
     setting = next(f for f in fields(getattr(Config(), section)) if f.name == name)
-    kind, rules = type(getattr(getattr(Config(), section), name)), setting.metadata
+    kind, rules = type(setting.default), setting.metadata
     if kind is float and type(value) is int:
         value = float(value)
+    if value is None and setting.default == "":  # "key:" and "key=" say nothing, as "" does
+        value = ""
+    if rules["many"] and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        value = ",".join(value)
+    if rules["many"] and isinstance(value, str):
+        value = ", ".join(names_in(value))
     if type(value) is not kind or value != value:  # a NaN is no number to compute with
         expected = {int: "a whole number", float: "a number", str: "a text"}[kind]
         raise ConfigError(f"{place}: {key} must be {expected}, got {value!r}")

@@ -7,10 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vesearch.config import Config, Scalar, load_config, result_settings
+from vesearch.config import Config, Scalar, kept_settings, load_config, names_in
 from vesearch.detectors import DETECTORS, Detector
+from vesearch.detectors.selection import Selection
 from vesearch.embedders import EMBEDDERS, Embedder
+from vesearch.errors import StoreMismatchError
 from vesearch.store import Store, fingerprint
+
+_SECTIONS = ("images", "detect", "crop", "embed")  # whose settings make a store what it is
+_DIGESTS = ("detect.weights_digest", "embed.weights_digest")
 
 
 class Job:
@@ -26,9 +31,15 @@ class Job:
         detect = self.config.detect
         made: Detector = DETECTORS.create(
             detect.detector,
-            max_entities=detect.max_entities,
-            min_area=detect.min_area,
+            selection=Selection(
+                max_entities=detect.max_entities,
+                min_area=detect.min_area,
+                min_score=detect.min_score,
+                stuff=detect.stuff,
+                exclude_labels=names_in(detect.exclude_labels),
+            ),
             device=self.config.run.device,
+            **_given(model=detect.model, weights=detect.weights),
         )
         return made
 
@@ -41,26 +52,29 @@ class Job:
             precision=embed.precision,
             batch_size=embed.batch_size,
             device=self.config.run.device,
+            **_given(weights=embed.weights),
         )
         return made
 
     def settings(self) -> dict[str, Any]:
-        """Return what a store is made with: settings that change results, and weights."""
-        sections = [result_settings(self.config, s) for s in ("images", "detect", "crop", "embed")]
-        settings: dict[str, Any] = {k: v for section in sections for k, v in section.items()}
-        settings["detect.weights"] = self.detector.weights_digest
-        settings["embed.weights"] = self.embedder.weights_digest
-        return settings
+        """Return what a store is made with: settings that change results, and digests."""
+        digests = (self.detector.weights_digest, self.embedder.weights_digest)
+        return self._kept("as result") | dict(zip(_DIGESTS, digests, strict=True))
+
+    def places(self) -> dict[str, Any]:
+        """Return where the models are: remembered, but free to change while digests do not."""
+        return {key: _absolute(text) for key, text in self._kept("as place").items()}
+
+    def _kept(self, kept: str) -> dict[str, Any]:
+        sections = [kept_settings(self.config, section, kept) for section in _SECTIONS]
+        return {key: value for section in sections for key, value in section.items()}
 
     @cached_property
     def stamps(self) -> dict[str, str]:
         """Return the fingerprint of each kind of shard; each includes the one before it."""
         settings, stamp, stamps = self.settings(), "", {}
-        for kind, section in (
-            ("images", "images"),
-            ("entities", "detect"),
-            ("crops", "crop"),
-            ("embeddings", "embed"),
+        for kind, section in zip(
+            ("images", "entities", "crops", "embeddings"), _SECTIONS, strict=True
         ):
             own = {k: v for k, v in settings.items() if k.startswith(f"{section}.")}
             stamps[kind] = stamp = fingerprint(kind, own, stamp)
@@ -68,17 +82,51 @@ class Job:
 
     def open_for_writing(self) -> None:
         """Create the store or check its settings; call it with the lock held."""
-        self.store.ensure(self.settings())
+        if self.store.exists():
+            self.open_for_reading()
+        self.store.remember(self.settings() | self.places())
 
     def open_for_reading(self) -> None:
-        """Check that the store exists and was made with these settings."""
-        self.store.settings()
-        self.store.ensure(self.settings())
+        """Check that the store exists and was made with these settings and weights.
+
+        Raises StoreMissingError, or StoreMismatchError naming what differs.
+        """
+        made_with = self.store.settings()
+        # names before weights: other models' weights need not even be there
+        self.store.check(self._kept("as result"), ignoring=(*_DIGESTS, *self.places()))
+        now = self.settings() | self.places()
+        for digest in _DIGESTS:
+            if made_with.get(digest) != now[digest]:
+                was, is_ = (_weights_name(s, digest) for s in (made_with, now))
+                raise StoreMismatchError(
+                    f"store {self.store.path} was made with {was}, not {is_}: "
+                    f"use those, or another --store"
+                )
 
     def pending(self, kind: str, upstream: str) -> list[int]:
         """Return the shards whose upstream table is there but whose own is missing or outdated."""
         stamp = self.stamps[kind]
         return [s for s in self.store.shards(upstream) if not self.store.is_done(kind, s, stamp)]
+
+
+def _given(**options: str) -> dict[str, str]:
+    """Leave out what is not set: not every model takes it."""
+    return {name: value for name, value in options.items() if value}
+
+
+def _absolute(place: str) -> str:
+    """Return a file's absolute path, so that it is found from any folder; names stay."""
+    path = Path(place).expanduser()
+    return str(path.absolute()) if place and path.exists() else place
+
+
+def _weights_name(settings: Mapping[str, Any], digest: str) -> str:
+    """Return "embed.weights r50.safetensors (1a2b3c4d)", or the model whose own they are."""
+    section = digest.partition(".")[0]
+    kind = {"detect": "detector", "embed": "embedder"}[section]
+    weights = settings.get(f"{section}.weights")
+    name = Path(weights).name if weights else f"of {settings.get(f'{section}.{kind}')}"
+    return f"{section}.weights {name} ({str(settings.get(digest))[:8]})"
 
 
 def configure(

@@ -56,7 +56,7 @@ def to_entities(
     labels: Sequence[str | None] | None = None,
     is_stuff: Bool | None = None,
 ) -> Entities:
-    """Build the ranked entities of one image from its (n, h, w) masks; empty masks are left out."""
+    """Build the entities of one image from its (n, h, w) masks; empty masks are left out."""
     if masks.ndim != 3:
         raise ValueError(f"masks must be (n, h, w), got {masks.shape}")
     filled = np.flatnonzero(masks.any((1, 2)))
@@ -74,4 +74,4 @@ def to_entities(
         masks=encode(masks[filled]),
         labels=tuple(None if labels is None else labels[int(i)] for i in filled),
         is_stuff=stuff[filled],
-    ).ranked()
+    )

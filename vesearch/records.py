@@ -87,11 +87,6 @@ class Entities:
             is_stuff=self.is_stuff[index],
         )
 
-    def ranked(self) -> Entities:
-        """Return the same entities: things before stuff, then by score, then by area."""
-        # lexsort: the last key is the first criterion; it is stable, so equal rows keep their order
-        return self.take(np.lexsort((-self.areas, -self.scores, self.is_stuff)))
-
     def scaled(self, size_hw: tuple[int, int]) -> Entities:
         """Return boxes, areas and peaks in pixels of an image of size_hw; masks stay."""
         sy, sx = size_hw[0] / self.size_hw[0], size_hw[1] / self.size_hw[1]

@@ -63,7 +63,7 @@ class Registry:
         return found(**options)
 
     def _entry(self, name: str) -> str:
-        family, colon, model = name.partition(":")
+        family, _, model = name.partition(":")
         for entry in (name, f"{family}{_ANY}" if model else None):
             if entry in self._entries:
                 return entry

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import pairwise
@@ -27,7 +27,7 @@ from vesearch.errors import (
 from vesearch.files import TEMP_PREFIX, atomic, crc32, write_text
 from vesearch.tables import Rows
 
-SCHEMA = 1
+SCHEMA = 2
 _CHUNK_BYTES = 1 << 18
 _MISSING = b"\0"  # stands for None in a text column; no text of ours is a lone NUL
 _SEALED = 0x2144DF1C  # CRC-32 of any bytes followed by their own CRC-32, little-endian
@@ -75,18 +75,18 @@ class Store:
             )
         return settings
 
-    def ensure(self, settings: Mapping[str, Any]) -> None:
-        """Create the store with these settings, or check that it was made with them.
-
-        Raises StoreMismatchError naming what differs.
-        """
-        if not self.exists():
-            self._refuse_foreign()
-            document = {"schema": SCHEMA, "settings": dict(settings)}
-            write_text(self.path / "store.json", json.dumps(document, indent=2) + "\n")
+    def remember(self, settings: Mapping[str, Any]) -> None:
+        """Create the store, or let it remember other settings; check them first."""
+        if self.exists() and self.settings() == settings:
             return
+        self._refuse_foreign()
+        document = {"schema": SCHEMA, "settings": dict(settings)}
+        write_text(self.path / "store.json", json.dumps(document, indent=2) + "\n")
+
+    def check(self, settings: Mapping[str, Any], *, ignoring: Collection[str] = ()) -> None:
+        """Raise StoreMismatchError, naming what differs, unless it was made with these settings."""
         made_with = self.settings()
-        for key in sorted(made_with.keys() | settings.keys()):
+        for key in sorted((made_with.keys() | settings.keys()) - set(ignoring)):
             if made_with.get(key) != settings.get(key):
                 raise StoreMismatchError(
                     f"store {self.path} was made with {key}={made_with.get(key)}, "

@@ -16,6 +16,7 @@ import numpy as np
 from vesearch import devices, lite0, masks
 from vesearch.detectors.objectness import Evidence, judge
 from vesearch.detectors.regions import Superpixels, level_sets, merge_tree, partition, superpixels
+from vesearch.detectors.selection import Selection
 from vesearch.records import Bool, Entities, Float32, UInt8
 
 if TYPE_CHECKING:
@@ -45,12 +46,8 @@ _STUFF_BORDER = 1.5  # sides of the image that background takes up
 class Cuts:
     """Unsupervised entities on the built-in weights."""
 
-    def __init__(
-        self, *, max_entities: int = 10, min_area: float = 0.01, device: str = "cpu"
-    ) -> None:
-        """Store the settings; min_area is a share of the image."""
-        self.max_entities = max_entities
-        self.min_area = min_area
+    def __init__(self, *, selection: Selection | None = None, device: str = "cpu") -> None:
+        self.selection = selection or Selection()
         self.device = device
 
     @property
@@ -63,6 +60,7 @@ class Cuts:
         from scipy import linalg, ndimage  # noqa: F401  (loaded first: only loaded libraries are limited)
         from threadpoolctl import threadpool_limits
 
+        self.selection.check_labels(None)
         # matrices this small gain nothing from a second BLAS thread, and where other processes
         # compete for the cores the threads' waiting made the eigenvectors 50 times slower
         with threadpool_limits(limits=1, user_api="blas"):
@@ -81,18 +79,21 @@ class Cuts:
         pieces = superpixels(small, _SUPERPIXELS)
         seen, regions = self._candidates(pieces, self._features(pixels))
         share = regions @ pieces.shares
-        regions = regions[(share >= self.min_area) & (share <= _MOST)]
+        regions = regions[(share >= self.selection.min_area) & (share <= _MOST)]
         score = judge(regions, seen)
-        kept = _suppress(regions, score, pieces.shares)[: self.max_entities]
-        found = np.array([_tidy(regions[i][pieces.labels]) for i in kept]).reshape(
+        distinct = _suppress(regions, score, pieces.shares)
+        regions, score = regions[distinct], score[distinct]
+        stuff = _is_stuff(regions, pieces)
+        rows = self.selection.rows(score, regions @ pieces.shares, is_stuff=stuff)
+        found = np.array([_tidy(regions[i][pieces.labels]) for i in rows]).reshape(
             -1, *small.shape[:2]
         )
-        large = found.mean((1, 2)) >= self.min_area  # smoothing may have shrunk it
-        found, kept = found[large], [i for i, keep in zip(kept, large, strict=True) if keep]
-        if not kept:
+        score, stuff = score[rows], stuff[rows]
+        # once more: smoothing may have shrunk it
+        rows = self.selection.rows(score, found.mean((1, 2)).astype(np.float32), is_stuff=stuff)
+        if not len(rows):
             return _whole(small.shape[:2]).scaled((h, w))
-        stuff = _is_stuff(regions[kept], pieces)
-        return masks.to_entities(found, score[kept], is_stuff=stuff).scaled((h, w))
+        return masks.to_entities(found[rows], score[rows], is_stuff=stuff[rows]).scaled((h, w))
 
     def _candidates(self, pieces: Superpixels, maps: list[Float32]) -> tuple[Evidence, Bool]:
         """Return what the maps say of the superpixels, and (m, n) regions."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vesearch.detectors.selection import Selection
 from vesearch.masks import to_entities
 from vesearch.records import Entities, UInt8
 
@@ -13,11 +14,8 @@ from vesearch.records import Entities, UInt8
 class Whole:
     """One entity per image; what the entity detectors have to beat."""
 
-    def __init__(
-        self, *, max_entities: int = 1, min_area: float = 0.0, device: str = "cpu"
-    ) -> None:
-        self.max_entities = max_entities
-        self.min_area = min_area
+    def __init__(self, *, selection: Selection | None = None, device: str = "cpu") -> None:
+        self.selection = selection or Selection()
         self.device = device
 
     @property
@@ -27,6 +25,7 @@ class Whole:
 
     def detect(self, images: Sequence[UInt8]) -> list[Entities]:
         """Return one full mask with score 1 for each (h, w, 3) uint8 image."""
+        self.selection.check_labels(None)
         return [
             to_entities(np.ones((1, *i.shape[:2]), bool), np.ones(1, np.float32)) for i in images
         ]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vesearch.catalog import Catalog
-from vesearch.config import result_settings
+from vesearch.config import kept_settings
 from vesearch.errors import StoreDamagedError, StoreMissingError
 from vesearch.files import write_text
 from vesearch.indexes import INDEXES, Index
@@ -56,7 +56,7 @@ def run(job: Job) -> bool:
         )
     made_of = fingerprint(
         stamp,
-        result_settings(job.config, "index"),
+        kept_settings(job.config, "index"),
         hashlib.blake2b(entity_ids.tobytes()).hexdigest(),
     )
     if _is_current(job.store, made_of):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vesearch.catalog import Catalog
-from vesearch.config import result_settings
+from vesearch.config import kept_settings
 from vesearch.errors import StoreMissingError
 from vesearch.job import Job
 from vesearch.projection import Projection, fit
@@ -23,7 +23,7 @@ def path_of(store: Store) -> Path:
 
 def stamp_of(job: Job) -> str:
     """Return the fingerprint a projection made now would carry."""
-    settings = result_settings(job.config, "projection")
+    settings = kept_settings(job.config, "projection")
     return fingerprint("projection", settings, job.stamps["embeddings"])
 
 

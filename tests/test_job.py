@@ -1,0 +1,86 @@
+"""A store and the models it was made with: names, weights, and where they lie."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vesearch import job
+from vesearch.errors import ConfigError, StoreMismatchError
+from vesearch.job import Job, configure
+from vesearch.registry import Registry
+
+
+class _Weighted:
+    """An embedder whose weights are a file; its content is the digest."""
+
+    dim = 4
+
+    def __init__(
+        self, *, weights: str = "", precision: str = "", batch_size: int = 1, device: str = ""
+    ) -> None:
+        self.weights_digest = Path(weights).read_text() if weights else "its own"
+
+
+@pytest.fixture
+def weighted(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry("embedder")
+    registry.add("weighted", "tests.test_job:_Weighted", "takes weights")
+    registry.add("builtin", "vesearch.embedders.builtin:Lite0", "takes none")
+    monkeypatch.setattr(job, "EMBEDDERS", registry)
+
+
+def _job(store: Path, *settings: str) -> Job:
+    fixed = ("detect.detector=whole", "run.device=cpu")
+    return Job(configure(None, [*fixed, *settings], {"run.store": str(store)}))
+
+
+def _make(store: Path, *settings: str) -> None:
+    made = _job(store, *settings)
+    with made.store.lock():
+        made.open_for_writing()
+
+
+@pytest.mark.usefixtures("weighted")
+def test_other_weights_are_refused_with_the_names_of_both(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    one.write_text("1111aaaa2222")
+    two.write_text("3333bbbb4444")
+    _make(tmp_path / "store", "embed.embedder=weighted", f"embed.weights={one}")
+    with pytest.raises(StoreMismatchError) as caught:
+        _job(tmp_path / "store", f"embed.weights={two}").open_for_reading()
+    for words in ("one.safetensors (1111aaaa)", "not embed.weights two.safetensors (3333bbbb)"):
+        assert words in str(caught.value)
+    with pytest.raises(StoreMismatchError, match=r"not embed\.weights of weighted"):
+        _job(tmp_path / "store", "embed.weights=").open_for_reading()
+
+
+@pytest.mark.usefixtures("weighted")
+def test_the_place_of_weights_is_remembered_and_may_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one").write_text("same")
+    monkeypatch.chdir(tmp_path)
+    _make(tmp_path / "store", "embed.embedder=weighted", "embed.weights=one")
+    monkeypatch.chdir("/")  # where there is no file called one
+    _job(tmp_path / "store").open_for_reading()
+    (tmp_path / "one").rename(tmp_path / "moved")
+    _make(tmp_path / "store", f"embed.weights={tmp_path / 'moved'}")
+    known = json.loads((tmp_path / "store" / "store.json").read_text())["settings"]
+    assert known["embed.weights"] == str(tmp_path / "moved")
+
+
+@pytest.mark.usefixtures("weighted")
+def test_another_embedder_is_named_before_its_weights_are_missed(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("1")
+    _make(tmp_path / "store", "embed.embedder=weighted", f"embed.weights={tmp_path / 'one'}")
+    with pytest.raises(StoreMismatchError, match=r"embed\.embedder=weighted, not builtin"):
+        _job(tmp_path / "store", "embed.embedder=builtin").open_for_reading()
+
+
+@pytest.mark.usefixtures("weighted")
+def test_weights_for_a_model_that_takes_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="embedder 'builtin' takes no weights"):
+        _make(tmp_path / "store", "embed.weights=one")
