@@ -242,10 +242,11 @@ def _checked(place: str, key: str, value: Any) -> Scalar:
     """Return value as the setting's type, or raise ConfigError saying what it must be."""
     section, name = key.split(".")
     setting = next(f for f in fields(getattr(Config(), section)) if f.name == name)
-    kind, rules = type(setting.default), setting.metadata
+    default, rules = getattr(getattr(Config(), section), name), setting.metadata
+    kind = type(default)
     if kind is float and type(value) is int:
         value = float(value)
-    if value is None and setting.default == "":  # "key:" and "key=" say nothing, as "" does
+    if value is None and default == "":  # "key:" and "key=" say nothing, as "" does
         value = ""
     if rules["many"] and isinstance(value, list) and all(isinstance(v, str) for v in value):
         value = ",".join(value)
