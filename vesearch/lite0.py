@@ -45,6 +45,8 @@ def load() -> torch.nn.Module:
     import timm
     import torch
 
+    from vesearch.folding import fold_batch_norms
+
     model: Any = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
     ours = model.state_dict()
     theirs = torch.load(weights_path(), map_location="cpu", weights_only=True)
@@ -59,7 +61,7 @@ def load() -> torch.nn.Module:
     model.load_state_dict(dict(zip(ours, theirs.values(), strict=True)), strict=True)
     model.reset_classifier(0)  # features only
     model.eval().requires_grad_(False)
-    _fold_batch_norms(model)
+    fold_batch_norms(model)
     folded: torch.nn.Module = model.to(memory_format=torch.channels_last)
     return folded
 
@@ -88,19 +90,3 @@ def to_input(images: UInt8, device: str) -> torch.Tensor:
     # permuted, not copied: (n, h, w, c) memory is what torch calls channels-last
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
     return pixels.float().div_(127.5).sub_(1.0)
-
-
-def _fold_batch_norms(module: torch.nn.Module) -> None:
-    """Multiply every batch norm into the convolution before it: same numbers, half the passes."""
-    import torch
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    previous: tuple[str, torch.nn.Module] | None = None
-    for name, child in list(module.named_children()):
-        if isinstance(child, torch.nn.BatchNorm2d):  # timm's BatchNormAct2d is one, with .act
-            if previous is not None and isinstance(previous[1], torch.nn.Conv2d):
-                setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
-                setattr(module, name, getattr(child, "act", torch.nn.Identity()))
-        else:
-            _fold_batch_norms(child)
-        previous = (name, child)

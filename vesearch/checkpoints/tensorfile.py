@@ -1,0 +1,141 @@
+"""Read and write safetensors files.
+
+The format: 8 bytes of header length, the header (JSON), then the tensors' bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vesearch.errors import MissingPackageError, ModelError
+from vesearch.files import atomic
+from vesearch.records import Float32
+
+if TYPE_CHECKING:
+    import torch
+
+_LENGTH = 8  # bytes that hold the header's length
+_LARGEST_HEADER = 1 << 20  # bytes; the deepest network of ours needs a seventh of it
+_METADATA = "__metadata__"
+
+
+def library() -> str:
+    """Return the library's name and version. Raises MissingPackageError."""
+    try:
+        return f"safetensors {metadata.version('safetensors')}"
+    except metadata.PackageNotFoundError as err:
+        raise MissingPackageError("safetensors is not installed: pip install safetensors") from err
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a file that is as long as its header says; cheap.
+
+    Raises ModelError that names the file.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH), "little")
+            if length > _LARGEST_HEADER:
+                raise ModelError(f"its header would have {length} bytes")
+            header = json.loads(file.read(length).decode())
+        tensor_bytes = path.stat().st_size - _LENGTH - length
+        return _checked(header, tensor_bytes=tensor_bytes)
+    except OSError as err:
+        raise ModelError(f"{path}: {err.strerror}") from err
+    except (ModelError, ValueError, RecursionError) as err:
+        reason = err if isinstance(err, ModelError) else "its header is no JSON"
+        raise ModelError(f"{path}: damaged or no safetensors file: {reason}") from err
+
+
+def _checked(header: object, *, tensor_bytes: int) -> dict[str, str]:
+    if not isinstance(header, dict):
+        raise ModelError("its header is no table")
+    found = header.pop(_METADATA, {})
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise ModelError("its metadata are no texts")
+    ends = [_end(entry) for entry in header.values()]
+    if max(ends, default=0) != tensor_bytes:
+        raise ModelError(f"{tensor_bytes} bytes of tensors, expected {max(ends, default=0)}")
+    return found
+
+
+def _end(entry: object) -> int:
+    match entry:
+        case {"data_offsets": [int(), int(end)]}:
+            return end
+    raise ModelError("a tensor has no place")
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """Return a file's tensors, read from the disk as they are used. Raises ModelError."""
+    library()
+    import safetensors
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as err:
+        raise ModelError(f"{path}: no safetensors file: {err}") from err
+
+
+def write(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    value_of: Callable[[str], Float32],
+    metadata_of: Callable[[str], Mapping[str, str]],
+) -> str:
+    """Write float32 tensors atomically, one in memory at a time, and return their digest.
+
+    metadata_of gets the digest (see Digest). The library writes metadata in an order that differs
+    from run to run; here the same tensors and metadata always give the same bytes.
+    """
+    names = sorted(shapes)
+    entries: dict[str, object] = {}
+    end = 0
+    for name in names:
+        start, end = end, end + 4 * math.prod(shapes[name])
+        entries[name] = {
+            "dtype": "F32",
+            "shape": list(shapes[name]),
+            "data_offsets": [start, end],
+        }
+    digest = Digest()
+    with atomic(path) as temp, temp.open("wb") as file:
+        # a first header keeps the room: the digest is known only at the end, its length before
+        file.write(_header(entries, metadata_of(digest.hex())))
+        for name in names:
+            values = value_of(name).astype("<f4", copy=False)
+            digest.add(name, values)
+            file.write(values.tobytes())
+        file.seek(0)
+        file.write(_header(entries, metadata_of(digest.hex())))
+    return digest.hex()
+
+
+def _header(entries: dict[str, object], about: Mapping[str, str]) -> bytes:
+    header = {_METADATA: dict(sorted(about.items())), **entries}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors start aligned
+    return len(text).to_bytes(_LENGTH, "little") + text
+
+
+class Digest:
+    """The SHA-256 over names, shapes and bytes of tensors that come in the order of their names."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def add(self, name: str, values: Float32) -> None:
+        """Take in one tensor."""
+        self._sha256.update(f"{name} {values.shape}\n".encode())
+        self._sha256.update(values.data)
+
+    def hex(self) -> str:
+        """Return the 64 hex digits."""
+        return self._sha256.hexdigest()

@@ -1,0 +1,58 @@
+"""What embedders have in common whose crops go through a torch network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vesearch import devices
+from vesearch.records import Float32, UInt8
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Network(ABC):
+    """Embeds crops in batches; a subclass brings the network.
+
+    precision: "float32", "bfloat16", or "auto" (bfloat16 where the processor computes it natively).
+    batch_size: crops per forward pass; small ones stay in a CPU's caches.
+    """
+
+    def __init__(
+        self, *, precision: str = "auto", batch_size: int = 8, device: str = "cpu"
+    ) -> None:
+        self.precision = precision
+        self.batch_size = batch_size
+        self.device = device
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Length of an embedding."""
+
+    @abstractmethod
+    def _forward(self, crops: UInt8, *, bfloat16: bool) -> torch.Tensor:
+        """Return the (n, dim) embeddings of one batch of (n, s, s, 3) crops."""
+
+    @cached_property
+    def _device(self) -> str:
+        return devices.resolve(self.device)
+
+    def embed(self, crops: UInt8) -> Float32:
+        """Return the (n, dim) float32 embeddings of (n, s, s, 3) uint8 RGB crops."""
+        import torch
+
+        if crops.ndim != 4 or crops.shape[3] != 3 or crops.dtype != np.uint8:
+            raise ValueError(f"crops must be (n, s, s, 3) uint8, got {crops.shape} {crops.dtype}")
+        out = np.empty((len(crops), self.dim), np.float32)
+        bfloat16 = devices.use_bfloat16(self.precision, self._device)
+        with torch.inference_mode():
+            for start in range(0, len(crops), self.batch_size):
+                batch = crops[start : start + self.batch_size]
+                features = self._forward(batch, bfloat16=bfloat16)
+                out[start : start + len(batch)] = features.cpu().numpy()
+        return out
