@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import vesearch
+from vesearch.cli_models import models
 from vesearch.config import Config, Query, Run
 from vesearch.errors import VesearchError
 
@@ -298,6 +299,9 @@ def status(common: _Common, as_json: bool) -> None:
 
     state = status.read(Job(common.load()))
     click.echo(report.status_json(state) if as_json else report.status_text(state))
+
+
+main.add_command(models)
 
 
 def _run(

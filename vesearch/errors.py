@@ -6,6 +6,8 @@ VesearchError               a user can act on it; the command line prints it as 
 ├── MissingPackageError     an optional package is not installed
 ├── ImageError              a file is not usable as an image; carries the row's status
 ├── ModelError              weights or a network cannot be used
+│   └── DownloadError       a file could not be fetched
+│       └── DigestError     what was fetched is not the file that was expected
 └── StoreError              the store cannot be used as asked
     ├── StoreMissingError   there is no store, or not yet the part that is needed
     ├── StoreLockedError    another process is writing
@@ -45,6 +47,14 @@ class ImageError(VesearchError):
 
 class ModelError(VesearchError):
     """Weights or a network cannot be used."""
+
+
+class DownloadError(ModelError):
+    """A file could not be fetched."""
+
+
+class DigestError(DownloadError):
+    """What was fetched is not the file that was expected."""
 
 
 class StoreError(VesearchError):
