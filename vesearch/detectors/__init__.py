@@ -22,4 +22,14 @@ class Detector(Protocol):
 
 DETECTORS = Registry("detector")
 DETECTORS.add("cuts", "vesearch.detectors.cuts:Cuts", "unsupervised: normalised cuts of features")
+DETECTORS.add(
+    "detectron2",
+    "vesearch.detectors.detectron2:Detectron2",
+    "any detectron2 model, panoptic or instance: things and stuff",
+)
+DETECTORS.add(
+    "torchvision",
+    "vesearch.detectors.torchvision:MaskRCNN",
+    "Mask R-CNN v2, the 80 things of COCO; needs pip only",
+)
 DETECTORS.add("whole", "vesearch.detectors.whole:Whole", "the whole image as its one entity")
