@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.checkpoints import variables, write_bundle
 from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, photo
 from vesearch import lite0
+from vesearch.checkpoints.convert import convert
 from vesearch.embedders import EMBEDDERS, Embedder
 
 
@@ -17,9 +22,36 @@ def crops() -> np.ndarray:
     return np.stack([np.asarray(image.resize((224, 224))) for image in photos])
 
 
+def _simclr(folder: Path) -> Path:
+    """Return converted weights of a random ResNet-18."""
+    checkpoint = write_bundle(folder / "model.ckpt-1", variables(18))
+    return convert(checkpoint, folder / "r18.safetensors").path
+
+
+def _timm(folder: Path) -> Path:
+    """Return random weights of timm's ResNet-18."""
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    torch.save(timm.create_model("resnet18").state_dict(), folder / "r18.pth")
+    return folder / "r18.pth"
+
+
+# entries that bring no weights of their own: a name to create, and what makes its weights
+NEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    "simclr": ("simclr", _simclr),
+    "timm:<name>": ("timm:resnet18", _timm),
+}
+
+
 @pytest.fixture(scope="module", params=EMBEDDERS.names())
-def embedder(request: pytest.FixtureRequest) -> Embedder:
-    made: Embedder = EMBEDDERS.create(request.param, precision="float32", device="cpu")
+def embedder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+    name, options = request.param, {}
+    if request.param in NEEDS:
+        name, make = NEEDS[request.param]
+        options["weights"] = str(make(tmp_path_factory.mktemp("weights")))
+    made: Embedder = EMBEDDERS.create(name, precision="float32", device="cpu", **options)
     return made
 
 
@@ -45,11 +77,17 @@ def test_an_embedding_does_not_depend_on_its_batch(embedder: Embedder, crops: np
     assert np.allclose(together[: len(crops)], alone, rtol=1e-3, atol=1e-4)
 
 
-def test_two_views_are_nearer_than_two_things(embedder: Embedder, crops: np.ndarray) -> None:
+def test_two_views_are_nearer_than_two_things(crops: np.ndarray) -> None:
+    embedder = EMBEDDERS.create("builtin", precision="float32", device="cpu")
     found = dict(zip(SCIKIT_IMAGE + SCIKIT_LEARN, embedder.embed(crops), strict=True))
     left = found.pop("motorcycle_left.png")[None]
     nearest = max(found, key=lambda name: float(_cosines(left, found[name][None])[0]))
     assert nearest == "motorcycle_right.png"
+
+
+def test_the_digest_stays_the_same(embedder: Embedder) -> None:
+    assert len(embedder.weights_digest) == 16
+    assert embedder.weights_digest == embedder.weights_digest
 
 
 def test_wrong_crops_are_named(embedder: Embedder) -> None:

@@ -29,3 +29,13 @@ EMBEDDERS.add(
     "vesearch.embedders.builtin:Lite0",
     "EfficientNet-Lite0 (ImageNet), 1280-d, its weights come with pip",
 )
+EMBEDDERS.add(
+    "simclr",
+    "vesearch.embedders.simclr:SimCLR",
+    "SimCLR ResNet 18 to 152, v1 and v2, from converted weights",
+)
+EMBEDDERS.add(
+    "timm:<name>",
+    "vesearch.embedders.timm:Timm",
+    "any timm backbone, as in timm:vit_small_patch14_dinov2.lvd142m",
+)
