@@ -26,6 +26,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, photo
+from vesearch import devices
 from vesearch.config import Config, load_config
 from vesearch.embedders import EMBEDDERS
 from vesearch.images import read_frame
@@ -268,7 +269,9 @@ BENCHES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, help="a folder of 300 photos or more")
-    parser.add_argument("--only", default=",".join((*BENCHES, "index")), help="names, with commas")
+    parser.add_argument(
+        "--only", default=",".join((*BENCHES, "backends", "index")), help="names, with commas"
+    )
     options = parser.parse_args()
     import torch
 
@@ -286,6 +289,15 @@ def main() -> None:
                 place.mkdir()
                 for line in BENCHES[name](photos, place):
                     print(line, flush=True)
+    if "backends" in options.only.split(","):
+        import backends
+
+        device, limits = devices.resolve("auto"), Config().images
+        print(f"\n{backends.HEADER}")
+        count = 256 if device.startswith("cuda") else 64
+        images = [read_frame(path, limits).pixels for path in photos_of(photos)[:count]]
+        for row in backends.run(images, device):
+            print(row, flush=True)
     if "index" in options.only.split(","):
         import index
 

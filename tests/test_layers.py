@@ -12,24 +12,29 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "vesearch"
 LAYERS = (
     ("errors", "records", "tables", "files", "quiet"),
-    ("config", "registry", "devices", "progress"),
+    ("config", "registry", "devices", "progress", "remote", "zoo", "download", "hub"),
     (
         *("store", "images", "masks", "projection", "executors", "catalog", "lite0", "job"),
         *("annotate", "overlay", "paint", "detectors", "embedders", "indexes"),
+        *("architecture", "resnet", "folding", "checkpoints"),
     ),
     ("stages",),
-    ("pipeline", "search", "status"),
-    ("cli", "report"),
+    ("pipeline", "search", "status", "models", "doctor"),
+    ("cli", "cli_models", "report"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # each foreign library has its one home
 OWNERS = {
     "tables": {"store.py"},
     "ngtpy": {"indexes/ngt.py"},
-    "timm": {"lite0.py"},
+    "timm": {"lite0.py", "embedders/timm.py"},
+    "torchvision": {"detectors/torchvision.py", "detectors/detectron2.py"},
+    "detectron2": {"detectors/detectron2.py"},
+    "safetensors": {"checkpoints/tensorfile.py"},
     "sklearn": {"projection.py"},
     "pycocotools": {"masks.py"},
-    "click": {"cli.py"},
+    "click": {"cli.py", "cli_models.py"},
+    "huggingface_hub": {"hub.py"},
     "tqdm": {"progress.py", "pipeline.py"},
     "yaml": {"config.py"},
 }
