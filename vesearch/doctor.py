@@ -144,7 +144,7 @@ def _cpu() -> str:
 
 
 def _precision(device: str) -> str:
-    return "bfloat16" if devices.use_bfloat16("auto", device) else "no bfloat16"
+    return "bfloat16" if devices.use_bfloat16("auto", device) else "float32"
 
 
 def _processor() -> str:

@@ -36,7 +36,6 @@ class Converted:
 class _Source:
     path: Path
     kind: str
-    files: list[Path]
 
 
 def convert(
@@ -77,11 +76,11 @@ def convert(
 def _source(checkpoint: Path) -> _Source:
     prefix = tensorflow.find_prefix(checkpoint)
     if prefix is not None:
-        return _Source(prefix, "tensorflow", sorted(prefix.parent.glob(f"{prefix.name}.*")))
+        return _Source(prefix, "tensorflow")
     if not checkpoint.is_file():
         raise ModelError(f"{checkpoint}: there is no such checkpoint")
     kind = "safetensors" if checkpoint.suffix == converted.ENDING else "pytorch"
-    return _Source(checkpoint, kind, [checkpoint])
+    return _Source(checkpoint, kind)
 
 
 def _check_out(out: Path, source: _Source, *, overwrite: bool) -> None:
@@ -89,7 +88,7 @@ def _check_out(out: Path, source: _Source, *, overwrite: bool) -> None:
         raise ConfigError(f"{out}: the converted file must end in {converted.ENDING}")
     if not out.exists():
         return
-    if any(file.exists() and out.samefile(file) for file in source.files):
+    if source.path.exists() and out.samefile(source.path):
         raise ConfigError(f"{out}: the checkpoint itself cannot be overwritten")
     if not overwrite:
         raise ConfigError(f"{out}: exists already; overwriting it must be asked for")

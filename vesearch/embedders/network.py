@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Network(ABC):
     """Embeds crops in batches; a subclass brings the network.
 
-    precision: "float32", "bfloat16", or "auto" (bfloat16 where the processor computes it natively).
+    precision: "float32", "bfloat16", or "auto" (bfloat16 where it is faster).
     batch_size: crops per forward pass; small ones stay in a CPU's caches.
     """
 

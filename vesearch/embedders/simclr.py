@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vesearch import zoo
 from vesearch.architecture import NORMALISATIONS
 from vesearch.checkpoints import converted, tensorfile
 from vesearch.embedders.network import Network
@@ -63,7 +64,10 @@ class SimCLR(Network):
                 "`vesearch models convert CKPT OUT.safetensors` or "
                 "`vesearch models pull simclr:r50_1x_sk1` makes"
             )
-        return Path(self.weights).expanduser()
+        path = Path(self.weights).expanduser()
+        if not path.exists() and (zoo.find(str(path)) or zoo.find(f"simclr:{path}")):
+            return zoo.locate("simclr", str(path))
+        return path  # also one that is not there: the reader says what to do
 
     @cached_property
     def _header(self) -> converted.Header:
