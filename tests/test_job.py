@@ -41,6 +41,9 @@ def _make(store: Path, *settings: str) -> None:
     made = _job(store, *settings)
     with made.store.lock():
         made.open_for_writing()
+    for kind in ("images", "entities", "crops", "embeddings"):
+        (store / kind).mkdir(exist_ok=True)
+        (store / kind / "000000.h5").touch()
 
 
 @pytest.mark.usefixtures("weighted")
@@ -78,6 +81,31 @@ def test_another_embedder_is_named_before_its_weights_are_missed(tmp_path: Path)
     _make(tmp_path / "store", "embed.embedder=weighted", f"embed.weights={tmp_path / 'one'}")
     with pytest.raises(StoreMismatchError, match=r"embed\.embedder=weighted, not builtin"):
         _job(tmp_path / "store", "embed.embedder=builtin").open_for_reading()
+
+
+@pytest.mark.usefixtures("weighted")
+def test_settings_that_nothing_was_made_with_may_change(tmp_path: Path) -> None:
+    """A first run that failed, on wrong weights or labels, must not bind the second."""
+    store = tmp_path / "store"
+    _make(store, "embed.embedder=builtin")
+    for kind in ("crops", "embeddings"):
+        (store / kind / "000000.h5").unlink()
+    _job(store, "embed.embedder=weighted", "crop.size=96").open_for_reading()
+    with pytest.raises(StoreMismatchError, match=r"detect\.detector=whole, not cuts"):
+        Job(configure(None, ["detect.detector=cuts"], {"run.store": str(store)})).open_for_reading()
+
+
+def test_a_python_config_that_a_store_names_is_not_run(tmp_path: Path) -> None:
+    config, store = tmp_path / "config.py", tmp_path / "store"
+    config.write_text("open('ran', 'w')\n")
+    _make(store)
+    document = json.loads((store / "store.json").read_text())
+    document["settings"] |= {"detect.detector": "detectron2", "detect.model": str(config)}
+    (store / "store.json").write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match=r"if you trust it, add --set detect\.model="):
+        configure(None, [], {"run.store": str(store)})
+    trusted = configure(None, [f"detect.model={config}"], {"run.store": str(store)})
+    assert trusted.detect.model == str(config)
 
 
 @pytest.mark.usefixtures("weighted")

@@ -11,10 +11,11 @@ from vesearch.config import Config, Scalar, kept_settings, load_config, names_in
 from vesearch.detectors import DETECTORS, Detector
 from vesearch.detectors.selection import Selection
 from vesearch.embedders import EMBEDDERS, Embedder
-from vesearch.errors import StoreMismatchError
+from vesearch.errors import ConfigError, StoreMismatchError
 from vesearch.store import Store, fingerprint
 
-_SECTIONS = ("images", "detect", "crop", "embed")  # whose settings make a store what it is
+# whose settings make a store what it is, and the tables that are made with them
+_TABLES = {"images": "images", "detect": "entities", "crop": "crops", "embed": "embeddings"}
 _DIGESTS = ("detect.weights_digest", "embed.weights_digest")
 
 
@@ -66,16 +67,14 @@ class Job:
         return {key: _absolute(text) for key, text in self._kept("as place").items()}
 
     def _kept(self, kept: str) -> dict[str, Any]:
-        sections = [kept_settings(self.config, section, kept) for section in _SECTIONS]
+        sections = [kept_settings(self.config, section, kept) for section in _TABLES]
         return {key: value for section in sections for key, value in section.items()}
 
     @cached_property
     def stamps(self) -> dict[str, str]:
         """Return the fingerprint of each kind of shard; each includes the one before it."""
         settings, stamp, stamps = self.settings(), "", {}
-        for kind, section in zip(
-            ("images", "entities", "crops", "embeddings"), _SECTIONS, strict=True
-        ):
+        for section, kind in _TABLES.items():
             own = {k: v for k, v in settings.items() if k.startswith(f"{section}.")}
             stamps[kind] = stamp = fingerprint(kind, own, stamp)
         return stamps
@@ -91,11 +90,12 @@ class Job:
 
         Raises StoreMissingError, or StoreMismatchError naming what differs.
         """
-        made_with = self.store.settings()
+        made_with, settings = self.store.settings(), self._kept("as result")
+        open_ = {key for key in made_with.keys() | settings if not _binds(self.store, key)}
         # names before weights: other models' weights need not even be there
-        self.store.check(self._kept("as result"), ignoring=(*_DIGESTS, *self.places()))
+        self.store.check(settings, ignoring={*open_, *_DIGESTS, *self.places()})
         now = self.settings() | self.places()
-        for digest in _DIGESTS:
+        for digest in set(_DIGESTS) - open_:
             if made_with.get(digest) != now[digest]:
                 was, is_ = (_weights_name(s, digest) for s in (made_with, now))
                 raise StoreMismatchError(
@@ -107,6 +107,11 @@ class Job:
         """Return the shards whose upstream table is there but whose own is missing or outdated."""
         stamp = self.stamps[kind]
         return [s for s in self.store.shards(upstream) if not self.store.is_done(kind, s, stamp)]
+
+
+def _binds(store: Store, key: str) -> bool:
+    """Return whether there is a table that was made with this setting; until then it may change."""
+    return bool(store.shards(_TABLES.get(key.partition(".")[0], "images")))
 
 
 def _given(**options: str) -> dict[str, str]:
@@ -140,4 +145,12 @@ def configure(
     store = Store(Path(config.run.store))
     if not store.exists():
         return config
-    return load_config(path, overrides=overrides, flags=flags, remembered=store.settings())
+    remembered = {key: v for key, v in store.settings().items() if _binds(store, key)}
+    model = str(remembered.get("detect.model", ""))
+    if model.endswith(".py") and not config.detect.model and Path(model).is_file():
+        # a store may come from anybody, and a LazyConfig is run
+        raise ConfigError(
+            f"store {store.path} was made with {model}, a config that is Python and is run: "
+            f"if you trust it, add --set detect.model={model}"
+        )
+    return load_config(path, overrides=overrides, flags=flags, remembered=remembered)

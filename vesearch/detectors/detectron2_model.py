@@ -46,7 +46,10 @@ class Recipe:
         """All settings as text: what a digest is taken of."""
         if not self.is_lazy:
             return str(self.config.dump())
-        return str(_import("detectron2.config").LazyConfig.to_py(self.config))
+        try:
+            return str(_import("detectron2.config").LazyConfig.to_py(self.config))
+        except Exception:  # made for reading, it does not know every object
+            return str(self.config)
 
 
 @dataclass(frozen=True, slots=True)
