@@ -163,7 +163,7 @@ def test_a_config_of_cutler_loads(tmp_path: Path) -> None:
     )
     made = _made(tmp_path, INSTANCE, more)
     found = Detectron2(**made, selection=Selection(min_area=0.0)).detect([_photo()])[0]
-    assert len(found)
+    assert len(found) and set(found.labels) == {None}
 
 
 @needs_detectron2

@@ -111,8 +111,11 @@ def build(recipe: Recipe, weights: Path, device: str, *, min_score: float = 0.0)
         raise ModelError(f"detectron2 cannot build this model: {_line(err)}") from err
     with quiet():
         _load(network, weights)
-    network.eval().requires_grad_(False)
-    things, stuff = _class_names(recipe)
+    import torch
+
+    # channels-last: a tenth faster on a CPU
+    network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    things, stuff = _class_names(recipe, network)
     return Model(network, _sides(recipe), _channels(recipe, network), things, stuff)
 
 
@@ -218,7 +221,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return {"model": kept, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def _class_names(recipe: Recipe) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+def _class_names(
+    recipe: Recipe, network: Any
+) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
     """Return the names of things and stuff that the config's data set is registered with."""
     if recipe.is_lazy:
         names: Any = recipe.config.get("dataloader", {}).get("test", {}).get("dataset", {})
@@ -230,6 +235,9 @@ def _class_names(recipe: Recipe) -> tuple[tuple[str, ...] | None, tuple[str, ...
         return None, None
     known: Any = _import("detectron2.data").MetadataCatalog.get(first)
     things, stuff = known.get("thing_classes", None), known.get("stuff_classes", None)
+    count = getattr(getattr(network, "roi_heads", None), "num_classes", None)
+    if things and count not in (None, len(things)):
+        things = None  # CutLER's one class would be COCO's first, a person
     return tuple(things) if things else None, tuple(stuff) if stuff else None
 
 

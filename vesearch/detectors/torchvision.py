@@ -82,6 +82,7 @@ class MaskRCNN:
 
     @cached_property
     def _model(self) -> Any:
+        import torch
         from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 
         tensors: Any = pytorch.read(self._weights)
@@ -98,7 +99,8 @@ class MaskRCNN:
             raise ModelError(f"{self._weights} does not fit {_MODEL}: {first[0].strip()}") from err
         # below min_score nothing is kept: it need not get a mask either
         model.roi_heads.score_thresh = max(model.roi_heads.score_thresh, self.selection.min_score)
-        return model.eval().requires_grad_(False).to(devices.resolve(self.device))
+        model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        return model.to(devices.resolve(self.device))
 
     def _input(self, pixels: UInt8) -> torch.Tensor:
         """Return (3, h, w) float32 in [0, 1]; the model normalises and resizes itself."""
