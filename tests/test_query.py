@@ -208,6 +208,17 @@ def test_pipelines_run(place: Path, tmp_path: Path) -> None:
     assert state["images"] == state["index"]["entities"] == 8
 
 
+def test_weights_that_are_missing_leave_no_store_behind(tmp_path: Path) -> None:
+    store, weights = tmp_path / "none", tmp_path / "none.pth"
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    given = ("detect.detector=torchvision", f"detect.weights={weights}")
+    result = run(
+        *("ingest", tmp_path, "--store", store, "--set", given[0], "--set", given[1]), code=1
+    )
+    assert f"no weights file '{weights}'" in result.stderr
+    assert not store.exists()
+
+
 def test_version_and_help() -> None:
     assert "vesearch" in run("--version").stdout
     for name, command in main.commands.items():

@@ -201,7 +201,7 @@ def test_no_weights_say_where_to_get_some(weights: str | None) -> None:
 
 
 def test_weights_that_are_not_converted_say_how(r18: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such file; `vesearch models convert CKPT"):
+    with pytest.raises(ModelError, match="or make it: `vesearch models convert CKPT"):
         assert SimCLR(weights=tmp_path / "none.safetensors").dim
     (tmp_path / "net.pth").write_bytes(b"anything")
     checkpoint = r18.parent / "model.ckpt-1"

@@ -59,7 +59,7 @@ def pull(name: str) -> Path:
     if model.family == "simclr":
         return _pull_simclr(model)
     url = model.url(model.files[0])
-    return _bring(url, model.path, advice="give the file with --set detect.weights=FILE")
+    return _bring(url, model.path, advice=zoo.DETECTOR_ADVICE)
 
 
 def usage(name: str, path: Path) -> str:

@@ -80,7 +80,9 @@ def run_stages(
     if "scan" not in stages:
         job.store.settings()  # there must be a store
     elif not job.store.exists():
-        scan.find(folders, Catalog())  # a mistyped folder must not leave a store behind
+        # neither a mistyped folder nor weights that are not there must leave a store behind
+        scan.find(folders, Catalog())
+        job.settings()
     with job.store.lock():
         job.open_for_writing()
         found = None

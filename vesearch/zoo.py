@@ -19,6 +19,8 @@ BASES = {
     "detectron2": "https://dl.fbaipublicfiles.com/detectron2/",
     "torchvision": "https://download.pytorch.org/models/",
 }
+# what to do with a detector's weights that were fetched on another machine
+DETECTOR_ADVICE = "give the file with --set detect.weights=FILE"
 TIMM = "timm:<name>"  # a family whose files the Hugging Face hub and its cache keep
 SIMCLR_CHECKPOINT = "model.ckpt-250228"  # the prefix that every SimCLR v2 checkpoint has
 

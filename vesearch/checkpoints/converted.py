@@ -102,7 +102,9 @@ def _advice(path: Path) -> str:
     if path.exists() or path.with_name(f"{path.name}.index").is_file():
         out = f"{path.name.removesuffix(ENDING)}.converted{ENDING}"
         return f"not converted yet: `{_CONVERT} {path} {out}`"
-    return f"there is no such file; `{_CONVERT} CKPT {path}` makes one"
+    return (
+        f"there is no such file; name it with embed.weights, or make it: `{_CONVERT} CKPT {path}`"
+    )
 
 
 def write(

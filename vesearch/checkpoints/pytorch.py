@@ -96,7 +96,8 @@ def _reason(err: Exception) -> str:
             f"holds objects that are not weights ({what}), which are not loaded; where it was "
             "made, save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
         )
-    if isinstance(err, pickle.UnpicklingError) and "Unsupported" in text:
+    # a byte that is no pickle's is an "unsupported operand"
+    if isinstance(err, pickle.UnpicklingError) and "Unsupported" in text and "operand" not in text:
         return "holds objects that are not weights, which are not loaded"
     return "damaged or no PyTorch checkpoint"
 

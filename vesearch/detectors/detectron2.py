@@ -157,7 +157,7 @@ class Detectron2:
 def _published(url: str) -> Path:
     """Return detectron2's own copy of a published file, fetched where it is missing."""
     url = url.replace("detectron2://", zoo.BASES["detectron2"])
-    return download.cached(url, zoo.detectron2_path(url))
+    return download.cached(url, zoo.detectron2_path(url), advice=zoo.DETECTOR_ADVICE)
 
 
 def _name(names: tuple[str, ...] | None, number: int) -> str | None:

@@ -69,7 +69,7 @@ class MaskRCNN:
     def _weights(self) -> Path:
         if self.weights:
             return zoo.locate("torchvision", self.weights)
-        return download.cached(_URL, zoo.torchvision_path(_URL))
+        return download.cached(_URL, zoo.torchvision_path(_URL), advice=zoo.DETECTOR_ADVICE)
 
     @cached_property
     def _names(self) -> tuple[str, ...] | None:
