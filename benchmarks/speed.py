@@ -294,7 +294,7 @@ def main() -> None:
 
         device, limits = devices.resolve("auto"), Config().images
         print(f"\n{backends.HEADER}")
-        count = 256 if device.startswith("cuda") else 64
+        count = 256 if device.startswith("cuda") else 32
         images = [read_frame(path, limits).pixels for path in photos_of(photos)[:count]]
         for row in backends.run(images, device):
             print(row, flush=True)

@@ -146,7 +146,7 @@ def _plain(model: Listed) -> dict[str, object]:
 
 
 def _list_text(listed: tuple[Listed, ...]) -> str:
-    """Return two lines per model, and one more for where it was pulled to."""
+    """Return three lines per model, and one more for where it was pulled to."""
     from vesearch.download import size_text
     from vesearch.models import BUILTIN
 
@@ -157,7 +157,8 @@ def _list_text(listed: tuple[Listed, ...]) -> str:
             here = "here" if model.path else "-"
             size = "-" if model.size is None else size_text(model.size)
             lines.append(f"  {here:4}  {size:>7}  {model.licence:12}  {model.name}")
-            lines.append(f"{'':31}{model.what}; from {urlsplit(model.source).hostname}")
+            lines.append(f"{'':31}{model.what}")
+            lines.append(f"{'':31}from {urlsplit(model.source).hostname}")
             if model.path and model.name != BUILTIN:
                 lines.append(f"{'':8}{_short(model.path)}")
         lines.append("")
