@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.timing import cosines, seconds
 from tests import models
 from vesearch import devices
 from vesearch.architecture import Architecture
@@ -55,16 +55,6 @@ class Row:
 HEADER = (
     "| backend | images/s | batch | beside | ratio | least cosine |\n|---|---:|---:|---|---:|---:|"
 )
-
-
-def seconds(work: Callable[[], object], *, runs: int = 1) -> float:
-    """Return the shortest of some runs' wall times."""
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
 
 
 def detectors(images: list[Any], scratch: Path, device: str) -> Iterator[Row]:
@@ -214,10 +204,6 @@ def plain_loop(embedder: Any, device: str) -> Callable[[Any, int], Any]:
         return torch.cat(parts).numpy()
 
     return loop
-
-
-def cosines(one: Any, other: Any) -> Any:
-    return (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
 
 
 def run(images: list[Any], device: str) -> Iterator[Row]:

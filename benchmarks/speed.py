@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.timing import cosines, seconds
 from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, photo
 from vesearch import devices
 from vesearch.config import Config, load_config
@@ -61,16 +62,6 @@ def at_most(what: str, figure: str, beside: str, ratio: float, bar: float) -> Li
 
 def at_least(what: str, figure: str, beside: str, ratio: float, bar: float) -> Line:
     return Line(what, figure, beside, ratio, f"≥ {bar:g}", ratio >= bar)
-
-
-def seconds(work: Callable[[], object], *, runs: int = 1) -> float:
-    """Return the shortest of some runs' wall times."""
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
 
 
 def variants(folder: Path, count: int) -> None:
@@ -179,10 +170,6 @@ def bench_embed(photos: Path, scratch: Path) -> Iterator[Line]:
     half = EMBEDDERS.create("builtin", precision="bfloat16", device="cpu").embed(some)
     cosine = cosines(half, expected[:64]).min()
     yield at_least(f"{what}, bfloat16", f"{cosine:.5f}", "", cosine, 0.999)
-
-
-def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
 
 
 def bench_query(photos: Path, scratch: Path) -> Iterator[Line]:
