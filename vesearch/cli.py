@@ -134,6 +134,8 @@ def main() -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # each bad file gets a row of its own
+    # an interrupt in the instant after PyTables opened a half-written file, which is swept away
+    warnings.filterwarnings("ignore", message="Closing remaining open file")
 
 
 @main.command()
