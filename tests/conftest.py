@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.publishing import home, offline, site  # noqa: F401  (fixtures)
 from vesearch.config import Config, load_config
 
 _DETECTRON2 = "detectron2 is not installed"

@@ -1,85 +1,32 @@
-"""`vesearch models`: list, pull from a server of our own, convert, and the doctor."""
+"""`vesearch models`: list, pull from a server of our own, convert."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import math
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from tests.checkpoints import variables, write_bundle
-from tests.webserver import Server, serving
-from vesearch import doctor, download, lite0, models, zoo
+from tests.publishing import BODY, MASK_RCNN, PANOPTIC, SHA256, run
+from tests.webserver import Server
+from vesearch import download, lite0, models, zoo
 from vesearch.checkpoints import convert as converter
 from vesearch.cli import main
 from vesearch.config import load_config
 from vesearch.detectors import DETECTORS
 from vesearch.embedders import EMBEDDERS
-from vesearch.errors import DigestError, MissingPackageError, ModelError, UnknownNameError
-from vesearch.indexes import INDEXES
-from vesearch.zoo import Digests, File
+from vesearch.errors import ModelError, UnknownNameError
 
-BODY = hashlib.shake_256(b"weights").digest(100_000)
-SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
-PANOPTIC = "detectron2:COCO-PanopticSegmentation/panoptic_fpn_R_50_3x.yaml"
-MASK_RCNN = "torchvision:maskrcnn_resnet50_fpn_v2"
 R50 = "simclr:r50_1x_sk1"
 R50_FILES = ("model.ckpt-250228.index", "model.ckpt-250228.data-00000-of-00001")
 COMMIT = "1234567890" * 4
-VARIABLES = (
-    *("VESEARCH_CACHE", "XDG_CACHE_HOME", "TORCH_HOME", "FVCORE_CACHE"),
-    *("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
-)
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder, no variable that leads out of it, and no waiting."""
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(download, "PAUSES_S", (0.0,))
-    return tmp_path
-
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that publishes every family, with digests of its own."""
-    with serving() as server:
-        for family in zoo.BASES:
-            monkeypatch.setitem(zoo.BASES, family, f"{server.url}{family}/")
-        mine = {PANOPTIC: Digests(md5=MD5[:6]), MASK_RCNN: Digests(SHA256)}
-        published = []
-        for model in zoo.MODELS:
-            files = [File(f.place, mine.get(model.name, f.digests)) for f in model.files]
-            published.append(dataclasses.replace(model, files=tuple(files)))
-            for file in files:
-                server.add(f"/{model.family}/{file.place}", BODY)
-        monkeypatch.setattr(zoo, "MODELS", tuple(published))
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """All families on a port where nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        base = f"http://127.0.0.1:{taken.getsockname()[1]}/"
-        for family in zoo.BASES:
-            monkeypatch.setitem(zoo.BASES, family, f"{base}{family}/")
-        monkeypatch.setenv("HF_ENDPOINT", base)
-        yield
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
@@ -94,12 +41,6 @@ def converting(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr(converter, "convert", convert)
     return asked
-
-
-def run(*arguments: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, ["models", *map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def refused(*arguments: object) -> str:
@@ -429,86 +370,6 @@ def test_without_a_name_it_is_wrong_usage() -> None:
     assert "NAME" in run("pull", code=2).stderr
 
 
-# --- timm -------------------------------------------------------------------------------------
-
-
-def test_timm_models_come_through_the_hubs_client(site: Server, home: Path) -> None:
-    name, place = "resnet18.a1_in1k", "/timm/resnet18.a1_in1k/resolve/main/model.safetensors"
-    site.add(place, BODY, etag=f'"{SHA256}"', headers={"X-Repo-Commit": COMMIT})
-    result = run("pull", f"timm:{name}")
-    path = (
-        home / f".cache/huggingface/hub/models--timm--{name}/snapshots/{COMMIT}/model.safetensors"
-    )
-    assert result.stdout == f"{path}\n" and path.read_bytes() == BODY
-    for words in (f"fetching timm:{name}, 0.1 MB", f"from {site.url[:-1]}{place}", "to   "):
-        assert words in result.stderr
-    assert zoo.timm_files() == {name: path}
-    assert f"timm:{name}" in run("list").stdout
-    site.requests.clear()
-    assert run("pull", f"timm:{name}").stdout == f"{path}\n" and site.requests == []
-
-
-@pytest.mark.parametrize("why", ["RepoNotFound", "EntryNotFound", "GatedRepo", None])
-def test_a_timm_model_that_the_hub_does_not_give(site: Server, why: str | None) -> None:
-    place = "/timm/resnet18.nonsense/resolve/main/model.safetensors"
-    headers = {"X-Error-Code": why} if why else {}
-    site.add(place, failing=[403 if why == "GatedRepo" else 404] * 9, headers=headers)
-    line = refused("pull", "timm:resnet18.nonsense")
-    words = {"GatedRepo": "terms", None: "404"}.get(why, "no such model")
-    assert place in line and words in line and "cannot reach" not in line
-
-
-def test_the_hub_may_be_switched_off(site: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "HF_HUB_OFFLINE is set" in refused("pull", "timm:resnet18.a1_in1k")
-    assert site.requests == []
-
-
-# --- locate -----------------------------------------------------------------------------------
-
-
-def test_locate_takes_a_path(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (home / "own.pth").write_bytes(BODY)
-    monkeypatch.chdir(home)
-    assert zoo.locate("torchvision", "~/own.pth") == home / "own.pth"
-    assert zoo.locate("simclr", "own.pth") == Path("own.pth")
-
-
-def test_locate_says_what_is_wrong(home: Path) -> None:
-    (home / "folder").mkdir()
-    for family, weights, words in (
-        (
-            "simclr",
-            "r50_1x_sk0",
-            "simclr:r50_1x_sk0 is not pulled yet: vesearch models pull simclr",
-        ),
-        ("simclr", "r50_1x_sk", "no weights file 'r50_1x_sk'; did you mean 'r50_1x_sk"),
-        ("simclr", MASK_RCNN, "no weights file 'torchvision:maskrcnn"),
-        ("torchvision", "r50_1x_sk0", "no weights file 'r50_1x_sk0'"),
-        ("simclr", str(home / "folder"), "no weights file"),
-        ("mine", "gone.pth", "no weights file 'gone.pth'"),
-    ):
-        with pytest.raises(ModelError, match=words) as caught:
-            zoo.locate(family, weights)
-        assert "\n" not in str(caught.value)
-
-
-# --- cached, as the models themselves fetch ---------------------------------------------------
-
-
-def test_cached_fetches_once_and_checks(site: Server, home: Path) -> None:
-    model = published(MASK_RCNN)
-    url = model.url(model.files[0])
-    assert download.cached(url, model.path) == model.path
-    assert download.cached(url, model.path).read_bytes() == BODY
-    assert len(site.requests) == 1
-    site.add("/torchvision/other.pth", b"one")
-    download.cached(f"{site.url}torchvision/other.pth", home / "other.pth").unlink()
-    site.add("/torchvision/other.pth", b"two")
-    with pytest.raises(DigestError, match="first pulled"):
-        download.cached(f"{site.url}torchvision/other.pth", home / "other.pth")
-
-
 # --- convert ----------------------------------------------------------------------------------
 
 
@@ -541,86 +402,6 @@ def test_convert_explains_what_it_cannot(checkpoint: Path, home: Path) -> None:
     assert ".safetensors" in refused("convert", checkpoint, home / "out.bin")
     assert "imagenet" in run("convert", checkpoint, out, "--normalise", "inet", code=2).stderr
     assert not out.exists()
-
-
-# --- doctor -----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def findings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, doctor.Finding]]:
-    """What the doctor finds on this machine with empty caches."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        for variable in VARIABLES:
-            patch.delenv(variable, raising=False)
-        yield {finding.name: finding for finding in doctor.doctor()}
-
-
-def test_the_doctor_looks_at_everything(findings: dict[str, doctor.Finding]) -> None:
-    for registry in (DETECTORS, EMBEDDERS, INDEXES):
-        for name in registry.names():
-            assert findings[name].kind == registry.kind
-    assert findings["torch"].kind == "software" and "Python 3." in findings["torch"].facts
-    assert any(finding.kind == "device" for finding in findings.values())
-
-
-def test_the_defaults_work_here(findings: dict[str, doctor.Finding]) -> None:
-    needed = [name for name, finding in findings.items() if finding.needed]
-    assert {"cuts", "builtin", "ngt"} < set(needed) and "whole" not in needed
-    assert {findings[name].state for name in [*needed, "whole", "exact"]} == {doctor.OK}
-    assert "1280-d" in findings["builtin"].facts and "64 of 64" in findings["exact"].facts
-
-
-def test_what_has_no_weights_says_how_to_get_them(findings: dict[str, doctor.Finding]) -> None:
-    for name in ("torchvision", "simclr"):
-        assert findings[name].state == doctor.NO_WEIGHTS
-        assert str(findings[name].advice).startswith(f"run: vesearch models pull {name}:")
-
-
-@pytest.fixture
-def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the default detector: it takes seconds, and was tried above."""
-    monkeypatch.setattr(doctor, "_detect", lambda detector: "found")
-
-
-def test_the_doctor_prints_and_exits_well(prompt: None, site: Server) -> None:
-    run("pull", MASK_RCNN)
-    text = run("doctor").stdout
-    lines = {line.split()[1]: line for line in text.splitlines() if not line.startswith(" ")}
-    assert "ok" in lines["cuts"] and "the default" in lines["cuts"]
-    assert "pulled: maskrcnn_resnet50_fpn_v2" in lines["torchvision"]
-    assert "no weights" in lines["simclr"]
-    report = json.loads(run("doctor", "--json").stdout)
-    assert report["ok"] is True
-    states = {finding["name"]: finding["state"] for finding in report["findings"]}
-    assert (states["torchvision"], states["simclr"]) == ("ok", "no weights")
-
-
-def test_an_optional_package_may_be_missing(prompt: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def check() -> str:
-        raise MissingPackageError("detectron2 is not installed; pip install it")
-
-    monkeypatch.setattr(DETECTORS.load("detectron2"), "check", check)
-    monkeypatch.setattr(DETECTORS.load("torchvision"), "check", lambda: 1 // 0)
-    findings = {
-        finding["name"]: finding
-        for finding in json.loads(run("doctor", "--json").stdout)["findings"]
-    }
-    assert findings["detectron2"]["state"] == "missing"
-    assert findings["detectron2"]["advice"] == "detectron2 is not installed; pip install it"
-    assert findings["torchvision"]["state"] == "broken"
-    assert "ZeroDivisionError" in findings["torchvision"]["advice"]
-
-
-def test_a_default_that_does_not_work_is_exit_code_1(
-    prompt: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lite0, "_PACKAGE", "no_such_package")
-    result = run("doctor", code=1)
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("embedder  builtin")]
-    assert "missing" in line and "the default" in line
-    assert "pip install no_such_package" in result.stdout
-    assert json.loads(run("doctor", "--json", code=1).stdout)["ok"] is False
 
 
 def test_errors_of_nested_commands_show_where_with_v(offline: None) -> None:
