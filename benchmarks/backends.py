@@ -62,7 +62,7 @@ def detectors(images: list[Any], scratch: Path, device: str) -> Iterator[Row]:
     selection = Selection(max_entities=INSTANCES)
     make: dict[str, Callable[[], Any]] = {
         name: partial(DETECTORS.create, name, selection=selection, device=device)
-        for name in ("cuts",)
+        for name in ("builtin", "cuts")
     }
     weights = models.torchvision_weights(scratch / "torchvision.pth")
 

@@ -26,22 +26,28 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, doc
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         for variable in VARIABLES:
             patch.delenv(variable, raising=False)
-        yield {finding.name: finding for finding in doctor.doctor()}
+        yield {_key(finding): finding for finding in doctor.doctor()}
+
+
+def _key(finding: doctor.Finding) -> str:
+    """Two models are called builtin."""
+    return f"{finding.kind} builtin" if finding.name == "builtin" else finding.name
 
 
 def test_the_doctor_looks_at_everything(findings: dict[str, doctor.Finding]) -> None:
     for registry in (DETECTORS, EMBEDDERS, INDEXES):
         for name in registry.names():
-            assert findings[name].kind == registry.kind
+            key = f"{registry.kind} builtin" if name == "builtin" else name
+            assert findings[key].kind == registry.kind
     assert findings["torch"].kind == "software" and "Python 3." in findings["torch"].facts
     assert any(finding.kind == "device" for finding in findings.values())
 
 
 def test_the_defaults_work_here(findings: dict[str, doctor.Finding]) -> None:
     needed = [name for name, finding in findings.items() if finding.needed]
-    assert {"cuts", "builtin", "ngt"} < set(needed) and "whole" not in needed
+    assert {"detector builtin", "embedder builtin", "ngt"} < set(needed) and "whole" not in needed
     assert {findings[name].state for name in [*needed, "whole", "exact"]} == {doctor.OK}
-    assert "1280-d" in findings["builtin"].facts and "64 of 64" in findings["exact"].facts
+    assert "1280-d" in findings["embedder builtin"].facts and "64 of 64" in findings["exact"].facts
 
 
 def test_what_has_no_weights_says_how_to_get_them(findings: dict[str, doctor.Finding]) -> None:
@@ -60,7 +66,8 @@ def test_the_doctor_prints_and_exits_well(prompt: None, site: Server) -> None:
     run("pull", MASK_RCNN)
     text = run("doctor").stdout
     lines = {line.split()[1]: line for line in text.splitlines() if not line.startswith(" ")}
-    assert "ok" in lines["cuts"] and "the default" in lines["cuts"]
+    assert "ok" in lines["builtin"] and "the default" in lines["builtin"]
+    assert "ok" in lines["cuts"] and "the default" not in lines["cuts"]
     assert "pulled: maskrcnn_resnet50_fpn_v2" in lines["torchvision"]
     assert "no weights" in lines["simclr"]
     report = json.loads(run("doctor", "--json").stdout)

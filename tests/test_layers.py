@@ -19,8 +19,8 @@ LAYERS = (
         *("architecture", "resnet", "folding", "checkpoints"),
     ),
     ("stages",),
-    ("pipeline", "search", "status", "models", "doctor"),
-    ("cli", "cli_models", "report"),
+    ("pipeline", "search", "status", "models", "doctor", "evaluation", "training"),
+    ("cli", "cli_options", "cli_models", "cli_evaluate", "report"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # each foreign library has its one home
@@ -28,12 +28,15 @@ OWNERS = {
     "tables": {"store.py"},
     "ngtpy": {"indexes/ngt.py"},
     "timm": {"lite0.py", "embedders/timm.py"},
-    "torchvision": {"detectors/torchvision.py", "detectors/detectron2.py"},
+    "torchvision": {
+        *("detectors/torchvision.py", "detectors/detectron2.py"),
+        *("detectors/segmenter.py", "detectors/segmenter_network.py", "training/segmenter.py"),
+    },
     "detectron2": {"detectors/detectron2.py"},
     "safetensors": {"checkpoints/tensorfile.py"},
     "sklearn": {"projection.py"},
-    "pycocotools": {"masks.py"},
-    "click": {"cli.py", "cli_models.py"},
+    "pycocotools": {"masks.py", "evaluation/segmentation.py"},
+    "click": {"cli.py", "cli_options.py", "cli_models.py", "cli_evaluate.py"},
     "huggingface_hub": {"hub.py"},
     "tqdm": {"progress.py", "pipeline.py"},
     "yaml": {"config.py"},

@@ -6,22 +6,22 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import vesearch
+from vesearch.cli_evaluate import evaluate
 from vesearch.cli_models import models
-from vesearch.config import Config, Query, Run
+from vesearch.cli_options import SKIPPED, Common, with_options
+from vesearch.config import Query
 from vesearch.errors import VesearchError
 
 if TYPE_CHECKING:  # the modules behind the commands load torch and more: imported on use
     from vesearch.pipeline import Summary
 
-SKIPPED = 3  # exit code: finished, but some images were skipped
 INTERRUPTED = 130
 
 _FOLDERS = click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
@@ -57,71 +57,6 @@ class _Commands(click.Group):
             traceback.print_exc()
 
 
-@dataclass(frozen=True, slots=True)
-class _Common:
-    """The options every command has."""
-
-    store: str | None
-    config: Path | None
-    overrides: tuple[str, ...]
-    device: str | None
-
-    def load(self, **flags: Any) -> Config:
-        """Build the settings: command line, environment, file, store, defaults."""
-        from vesearch.job import configure
-
-        given = {"run.store": self.store, "run.device": self.device, **flags}
-        return configure(self.config, self.overrides, given)
-
-
-def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the common options; the command gets them as its first argument."""
-
-    def with_common(
-        store: str | None,
-        config: Path | None,
-        overrides: tuple[str, ...],
-        device: str | None,
-        verbose: bool,
-        **rest: Any,
-    ) -> Any:
-        logging.getLogger("vesearch").setLevel(logging.DEBUG if verbose else logging.INFO)
-        return command(_Common(store, config, overrides, device), **rest)
-
-    with_common.__name__, with_common.__doc__ = command.__name__, command.__doc__
-    with_common.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    for option in reversed(_OPTIONS):
-        with_common = option(with_common)
-    return with_common
-
-
-_OPTIONS = (
-    click.option(
-        "--store",
-        envvar="VESEARCH_STORE",
-        metavar="FOLDER",
-        help=f"Where the collection is kept.  [default: {Run().store}]",
-    ),
-    click.option(
-        "--config",
-        envvar="VESEARCH_CONFIG",
-        metavar="FILE",
-        type=click.Path(path_type=Path),
-        help="A YAML file of settings.",
-    ),
-    click.option(
-        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting."
-    ),
-    click.option(
-        "--device",
-        envvar="VESEARCH_DEVICE",
-        metavar="auto|cpu|cuda[:i]",
-        help=f"Where the networks run.  [default: {Run().device}]",
-    ),
-    click.option("-v", "--verbose", is_flag=True, help="Show more, and where an error came from."),
-)
-
-
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(vesearch.__version__, prog_name="vesearch")
 def main() -> None:
@@ -140,8 +75,8 @@ def main() -> None:
 
 @main.command()
 @_FOLDERS
-@_common
-def ingest(common: _Common, folders: tuple[Path, ...]) -> None:
+@with_options
+def ingest(common: Common, folders: tuple[Path, ...]) -> None:
     """Add what is new or changed below FOLDERS to the collection.
 
     \b
@@ -156,8 +91,8 @@ def ingest(common: _Common, folders: tuple[Path, ...]) -> None:
 
 @main.command()
 @click.option("--refit", is_flag=True, help="Fit the projection anew.")
-@_common
-def build_index(common: _Common, refit: bool) -> None:
+@with_options
+def build_index(common: Common, refit: bool) -> None:
     """Make the collection searchable: fit-pca where there is none, then build-ngt.
 
     \b
@@ -168,8 +103,8 @@ def build_index(common: _Common, refit: bool) -> None:
 
 @main.command()
 @_FOLDERS
-@_common
-def detect(common: _Common, folders: tuple[Path, ...]) -> None:
+@with_options
+def detect(common: Common, folders: tuple[Path, ...]) -> None:
     """Stage 1: find the entities of all images; FOLDERS are scanned first.
 
     \b
@@ -179,8 +114,8 @@ def detect(common: _Common, folders: tuple[Path, ...]) -> None:
 
 
 @main.command()
-@_common
-def crop(common: _Common) -> None:
+@with_options
+def crop(common: Common) -> None:
     """Stage 2: cut the detected entities out.
 
     \b
@@ -190,8 +125,8 @@ def crop(common: _Common) -> None:
 
 
 @main.command()
-@_common
-def embed(common: _Common) -> None:
+@with_options
+def embed(common: Common) -> None:
     """Stage 3: embed the crops.
 
     \b
@@ -202,8 +137,8 @@ def embed(common: _Common) -> None:
 
 @main.command()
 @click.option("--refit", is_flag=True, help="Fit anew even where there is a projection.")
-@_common
-def fit_pca(common: _Common, refit: bool) -> None:
+@with_options
+def fit_pca(common: Common, refit: bool) -> None:
     """Stage 4: fit the projection to the embeddings.
 
     \b
@@ -213,8 +148,8 @@ def fit_pca(common: _Common, refit: bool) -> None:
 
 
 @main.command()
-@_common
-def build_ngt(common: _Common) -> None:
+@with_options
+def build_ngt(common: Common) -> None:
     """Stage 5: project the embeddings and build the index.
 
     \b
@@ -226,8 +161,8 @@ def build_ngt(common: _Common) -> None:
 @main.command()
 @click.argument("pipeline", type=click.Path(path_type=Path))
 @_FOLDERS
-@_common
-def run(common: _Common, pipeline: Path, folders: tuple[Path, ...]) -> None:
+@with_options
+def run(common: Common, pipeline: Path, folders: tuple[Path, ...]) -> None:
     """Run the stages that a PIPELINE file names, on its folders or on FOLDERS.
 
     \b
@@ -248,9 +183,9 @@ def run(common: _Common, pipeline: Path, folders: tuple[Path, ...]) -> None:
 @click.option("--include-self", is_flag=True, help="Matches in the query photo and its copies too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="X.png", help="Draw the answer.")
-@_common
+@with_options
 def query(
-    common: _Common,
+    common: Common,
     images: tuple[Path, ...],
     entity: int | None,
     top: int | None,
@@ -289,8 +224,8 @@ def query(
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@_common
-def status(common: _Common, as_json: bool) -> None:
+@with_options
+def status(common: Common, as_json: bool) -> None:
     """Show what the collection holds, how far it is, and what was skipped.
 
     \b
@@ -303,11 +238,12 @@ def status(common: _Common, as_json: bool) -> None:
     click.echo(report.status_json(state) if as_json else report.status_text(state))
 
 
+main.add_command(evaluate)
 main.add_command(models)
 
 
 def _run(
-    common: _Common, stages: tuple[str, ...], folders: tuple[Path, ...] = (), *, refit: bool = False
+    common: Common, stages: tuple[str, ...], folders: tuple[Path, ...] = (), *, refit: bool = False
 ) -> None:
     """Run stages, print the summary, and tell by the exit code whether files were skipped."""
     from vesearch import pipeline, report

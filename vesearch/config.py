@@ -46,7 +46,7 @@ class Images:
 class Detect:
     """How images are split into entities."""
 
-    detector: str = _setting("cuts")
+    detector: str = _setting("builtin")
     max_entities: int = _setting(10, low=1, high=200)
     model: str = _setting("", kept="as place")
     weights: str = _setting("", kept="as place")

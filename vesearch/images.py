@@ -111,6 +111,15 @@ def decode(data: bytes, limits: Images) -> Frame:
     return Frame(pixels, width, height, digest_of(data))
 
 
+def shrink(pixels: UInt8, side: int, *, multiple: int = 1) -> UInt8:
+    """Return (h, w, 3) pixels with `side` as the longest side, both rounded to the multiple."""
+    h, w = pixels.shape[:2]
+    scale = side / max(h, w) / multiple
+    size = (max(1, round(w * scale)) * multiple, max(1, round(h * scale)) * multiple)
+    resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
 @cache
 def _formats() -> tuple[str, ...]:
     """Return the formats that this Pillow was built with, common ones first."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as coco
 
 from vesearch.records import Bool, Entities, Float32
@@ -24,6 +26,46 @@ def decode(counts: bytes, size_hw: tuple[int, int]) -> Bool:
     """Decode COCO run lengths to one (h, w) mask."""
     mask: Bool = coco.decode({"counts": counts, "size": list(size_hw)}).astype(bool)
     return mask
+
+
+def from_coco(shape: Any, size_hw: tuple[int, int]) -> dict[str, Any]:
+    """Return a COCO annotation's segmentation as compressed run lengths, {"size", "counts"}.
+
+    shape: polygons, or run lengths, compressed or not. Raises ValueError for anything else.
+    """
+    try:
+        if isinstance(shape, dict) and isinstance(shape["counts"], str | bytes):
+            return {"size": list(size_hw), "counts": shape["counts"]}
+        encoded = coco.frPyObjects(shape, *size_hw)
+    except Exception as err:  # the library raises bare Exceptions and what C gives
+        raise ValueError(f"no COCO segmentation: {err}") from err
+    runs: dict[str, Any] = coco.merge(encoded) if isinstance(encoded, list) else encoded
+    return runs
+
+
+def union(several: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the run lengths of what any of several of one size cover."""
+    merged: dict[str, Any] = coco.merge(list(several))
+    return merged
+
+
+def decoded(runs: dict[str, Any]) -> Bool:
+    """Decode {"size", "counts"} to one (h, w) mask."""
+    h, w = runs["size"]
+    return decode(runs["counts"], (h, w))
+
+
+def area_of(runs: dict[str, Any]) -> int:
+    """Return how many pixels run lengths cover."""
+    return int(coco.area(runs))
+
+
+def resized(counts: bytes, size_hw: tuple[int, int], wanted_hw: tuple[int, int]) -> dict[str, Any]:
+    """Return run lengths of one size as those of another, {"size", "counts"}."""
+    if size_hw != wanted_hw:
+        mask = Image.fromarray(decode(counts, size_hw)).resize(wanted_hw[::-1])
+        counts = encode(np.asarray(mask)[None])[0]
+    return {"size": list(wanted_hw), "counts": counts}
 
 
 def box_of(mask: Bool) -> tuple[int, int, int, int]:

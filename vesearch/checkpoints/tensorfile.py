@@ -89,19 +89,24 @@ def write(
     shapes: Mapping[str, tuple[int, ...]],
     value_of: Callable[[str], Float32],
     metadata_of: Callable[[str], Mapping[str, str]],
+    *,
+    half: bool = False,
 ) -> str:
     """Write float32 tensors atomically, one in memory at a time, and return their digest.
+
+    half: as float16.
 
     metadata_of gets the digest (see Digest). The library writes metadata in an order that differs
     from run to run; here the same tensors and metadata always give the same bytes.
     """
     names = sorted(shapes)
     entries: dict[str, object] = {}
+    kind, number = ("F16", "<f2") if half else ("F32", "<f4")
     end = 0
     for name in names:
-        start, end = end, end + 4 * math.prod(shapes[name])
+        start, end = end, end + int(number[-1]) * math.prod(shapes[name])
         entries[name] = {
-            "dtype": "F32",
+            "dtype": kind,
             "shape": list(shapes[name]),
             "data_offsets": [start, end],
         }
@@ -110,7 +115,7 @@ def write(
         # a first header keeps the room: the digest is known only at the end, its length before
         file.write(_header(entries, metadata_of(digest.hex())))
         for name in names:
-            values = value_of(name).astype("<f4", copy=False)
+            values = value_of(name).astype(number, copy=False)
             digest.add(name, values)
             file.write(values.tobytes())
         file.seek(0)

@@ -21,6 +21,11 @@ class Detector(Protocol):
 
 
 DETECTORS = Registry("detector")
+DETECTORS.add(
+    "builtin",
+    "vesearch.detectors.segmenter:Segmenter",
+    "trained by this project: Mask R-CNN, one class, 3 M parameters",
+)
 DETECTORS.add("cuts", "vesearch.detectors.cuts:Cuts", "unsupervised: normalised cuts of features")
 DETECTORS.add(
     "detectron2",

@@ -17,6 +17,7 @@ from vesearch import devices, lite0, masks
 from vesearch.detectors.objectness import Evidence, judge
 from vesearch.detectors.regions import Superpixels, level_sets, merge_tree, partition, superpixels
 from vesearch.detectors.selection import Selection
+from vesearch.images import shrink
 from vesearch.records import Bool, Entities, Float32, UInt8
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Cuts:
 
     def _detect(self, pixels: UInt8) -> Entities:
         h, w = pixels.shape[:2]
-        small = _shrink(pixels, min(_WORK_SIDE, max(h, w)))
+        small = shrink(pixels, min(_WORK_SIDE, max(h, w)))
         if min(small.shape[:2]) < _LEAST_SIDE or small.reshape(-1, 3).std(0).max() < _FLAT_LAB:
             return _whole(small.shape[:2]).scaled((h, w))
         pieces = superpixels(small, _SUPERPIXELS)
@@ -119,7 +120,7 @@ class Cuts:
         """Return the (c, h, w) maps of strides 16 and 32."""
         import torch
 
-        sized = _shrink(pixels, _NETWORK_SIDE, multiple=32)
+        sized = shrink(pixels, _NETWORK_SIDE, multiple=32)
         x = torch.from_numpy(sized.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
         x = x.to(devices.resolve(self.device), memory_format=torch.channels_last)
         with torch.inference_mode():
@@ -127,16 +128,6 @@ class Cuts:
             forward: Any = self._model.forward_intermediates
             maps = forward(x, intermediates_only=True)[-2:]
         return [m[0].float().cpu().numpy() for m in maps]
-
-
-def _shrink(pixels: UInt8, side: int, multiple: int = 1) -> UInt8:
-    from PIL import Image
-
-    h, w = pixels.shape[:2]
-    scale = side / max(h, w) / multiple
-    size = (max(1, round(w * scale)) * multiple, max(1, round(h * scale)) * multiple)
-    resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(resized)
 
 
 def _whole(size_hw: tuple[int, ...]) -> Entities:

@@ -1,0 +1,196 @@
+"""The built-in segmenter: what it finds, and how it is trained."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.photos import photo
+from vesearch import masks
+from vesearch.config import Config
+from vesearch.detectors.segmenter import WEIGHTS, Segmenter
+from vesearch.detectors.selection import Selection
+from vesearch.errors import ConfigError, ModelError
+from vesearch.evaluation.segmentation import evaluate
+from vesearch.training import curve, photos, recipe, scenes, segmenter
+
+ROOT = Path(__file__).parent.parent
+COCO = ROOT.parent / "shared" / "data" / "coco_instances"
+
+
+def pixels_of(name: str) -> np.ndarray:
+    return np.asarray(Image.open(photo(name)).convert("RGB"))
+
+
+def test_the_weights_are_small_and_say_how_they_were_made() -> None:
+    assert WEIGHTS.stat().st_size <= 12_000_000
+    from vesearch.checkpoints import tensorfile
+
+    about = tensorfile.read_metadata(WEIGHTS)
+    assert json.loads(about["recipe"])["steps"] == int(about["steps"])
+
+
+def test_the_subject_of_a_photo_is_its_first_entity() -> None:
+    found = Segmenter().detect([pixels_of("chelsea.png")])[0]  # a cat fills most of it
+    assert found.areas[0] / (found.size_hw[0] * found.size_hw[1]) > 0.4
+    assert (np.diff(found.scores) <= 0).all() and 0 < found.scores[0] <= 1
+
+
+def test_nothing_salient_is_the_whole_image() -> None:
+    ramp = np.linspace(80, 90, 200)[None, :, None] * np.ones((150, 1, 3))
+    found = Segmenter().detect([ramp.astype(np.uint8)])[0]
+    assert len(found) == 1 and found.areas[0] == 150 * 200
+
+
+def test_no_two_entities_are_the_same_thing() -> None:
+    found = Segmenter(selection=Selection(max_entities=30)).detect([pixels_of("astronaut.png")])[0]
+    drawn = np.array([masks.decode(m, found.mask_size_hw) for m in found.masks])
+    for i in range(len(drawn)):
+        for j in range(i):
+            iou = (drawn[i] & drawn[j]).sum() / (drawn[i] | drawn[j]).sum()
+            assert iou < 0.7
+
+
+def test_other_weights_have_another_digest_and_misfits_are_named(tmp_path: Path) -> None:
+    tensors = load_file(WEIGHTS)
+    name = "rpn.head.cls_logits.bias"
+    save_file(tensors | {name: tensors[name] + 1}, tmp_path / "other.safetensors")
+    other = Segmenter(weights=str(tmp_path / "other.safetensors"))
+    assert other.weights_digest != Segmenter().weights_digest
+    for bad, message in (
+        ({k: v for k, v in tensors.items() if k != name}, name),
+        (tensors | {"extra": tensors[name].clone()}, "extra"),
+        (tensors | {name: torch.zeros(99)}, "size mismatch"),
+    ):
+        save_file(bad, tmp_path / "bad.safetensors")
+        with pytest.raises(ModelError, match=f"does not fit the segmenter.*{message}"):
+            Segmenter(weights=str(tmp_path / "bad.safetensors")).detect([pixels_of("coffee.png")])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COCO.exists(), reason="needs annotated photos")
+def test_it_reaches_its_bars_on_photos_it_has_not_seen(tmp_path: Path) -> None:
+    content = json.loads((COCO / "instances.json").read_text())
+    content["images"] = [i for i in content["images"] if photos.is_held_out(i["id"])]
+    kept = {i["id"] for i in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    (tmp_path / "held_out.json").write_text(json.dumps(content))
+    found = evaluate(Config(), tmp_path / "held_out.json", COCO / "images")
+    assert found.ap50 >= 0.3 and found.ar20 >= 0.3
+
+
+# --------------------------------------------------------------------------------- training
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three photos of a bright square, two of them for training."""
+    folder = tmp_path / "squares"
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    entries, annotations = [], []
+    for number in (5, 6, 7):
+        pixels = rng.integers(0, 60, (96, 128, 3), np.uint8)
+        pixels[30:70, 40:90] = 230
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        name = f"{number}.png"
+        entries.append({"id": number, "file_name": name, "height": 96, "width": 128})
+        square = [[40, 30, 90, 30, 90, 70, 40, 70]]
+        annotations.append({"image_id": number, "segmentation": square, "iscrowd": 0})
+    content = {"images": entries, "annotations": annotations}
+    (folder / "instances.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def small(steps: int) -> recipe.Recipe:
+    source = recipe.Source("squares", held_out=True)
+    return recipe.Recipe((source,), steps=steps, batch_size=1, side=128, save_every=2, warm_up=1)
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    monkeypatch.setattr(segmenter, "_LOGGED", 2)
+    segmenter.Run(small(4), data, whole).train()
+    learn, done = segmenter.Run._learn, []
+
+    def interrupted(run: segmenter.Run, batch: list[scenes.Scene]) -> dict[str, float]:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(batch)
+        return learn(run, batch)
+
+    monkeypatch.setattr(segmenter.Run, "_learn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        segmenter.Run(small(4), data, parts).train()
+    monkeypatch.setattr(segmenter.Run, "_learn", learn)
+    segmenter.Run(small(4), data, parts).train()
+    one, two = (load_file(out / "segmenter.safetensors") for out in (whole, parts))
+    assert one.keys() == two.keys()
+    with (whole / "log.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["2", "4"]
+    curve.draw(whole)
+    assert Image.open(whole / "curve.png").width > 500
+    # what was trained is what the detector reads
+    Segmenter(weights=str(whole / "segmenter.safetensors")).detect([pixels_of("coffee.png")])
+
+
+def test_held_out_photos_are_left_out(data: Path) -> None:
+    kept = photos.read(data / "squares", complete="photo", held_out=True)
+    assert [p.name for p in kept] == ["6.png", "7.png"]
+
+
+def test_a_scene_depends_on_its_seed_alone_and_masks_what_it_shows(data: Path) -> None:
+    read = list(photos.read(data / "squares", complete="photo", held_out=False))
+    even = np.full(len(read), 1 / len(read))
+    one, two = (scenes.make(read, even, 128, np.random.default_rng(3)) for _ in range(2))
+    assert (one.pixels == two.pixels).all() and (one.masks == two.masks).all()
+    assert one.pixels.shape == (128, 128, 3) and one.masks.shape[1:] == (128, 128)
+    seen = [scenes.make(read, even, 128, np.random.default_rng(i)) for i in range(20)]
+    inside = [s.pixels[m].mean() for s in seen for m in s.masks]
+    assert min(inside) > 100  # the squares are bright, the rest is dark or grey
+
+
+@pytest.mark.parametrize("complete", ["subject", "nothing"])
+def test_what_is_not_annotated_is_no_background(data: Path, complete: str) -> None:
+    read = list(photos.read(data / "squares", complete=complete, held_out=False))
+    scene = scenes.make(read, np.full(3, 1 / 3), 128, np.random.default_rng(1))
+    width, height = scene.complete_xyxy[2:] - scene.complete_xyxy[:2]
+    assert width * height < 128 * 128 * 0.6
+    target = segmenter._target(scene, "cpu")
+    corners = torch.tensor([[0.0, 0.0, 20.0, 20.0], [108.0, 108.0, 128.0, 128.0]])
+    if complete == "nothing":
+        assert segmenter._unknown(corners, target).all()
+
+
+def test_the_shipped_recipe_is_what_the_weights_were_made_with() -> None:
+    from vesearch.checkpoints import tensorfile
+
+    shipped = recipe.read(ROOT / "pipelines" / "training" / "segmenter.yaml")
+    made_with = json.loads(tensorfile.read_metadata(WEIGHTS)["recipe"])
+    assert made_with["learning_rate"] == shipped.learning_rate
+    assert [s["folder"] for s in made_with["sources"]] == [s.folder for s in shipped.sources]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: 3", "sources must be a list"),
+        ("sources: [{}]", "folder is missing"),
+        ("sources: [{folder: a, complet: photo}]", "unknown setting complet.*complete"),
+        ("sources: [{folder: a, complete: all}]", "complete must be one of"),
+        ("sources: [{folder: a}]\nsteps: many", "steps must be like 3000"),
+    ],
+)
+def test_mistakes_in_recipes(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        recipe.read(tmp_path / "recipe.yaml")

@@ -1,0 +1,80 @@
+"""The options that every command on a collection has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vesearch.config import Config, Run
+
+SKIPPED = 3  # exit code: finished, but some images were skipped
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The options every command has."""
+
+    store: str | None
+    config: Path | None
+    overrides: tuple[str, ...]
+    device: str | None
+
+    def load(self, **flags: Any) -> Config:
+        """Build the settings: command line, environment, file, store, defaults."""
+        from vesearch.job import configure
+
+        given = {"run.store": self.store, "run.device": self.device, **flags}
+        return configure(self.config, self.overrides, given)
+
+
+def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the common options; the command gets them as its first argument."""
+
+    def with_common(
+        store: str | None,
+        config: Path | None,
+        overrides: tuple[str, ...],
+        device: str | None,
+        verbose: bool,
+        **rest: Any,
+    ) -> Any:
+        logging.getLogger("vesearch").setLevel(logging.DEBUG if verbose else logging.INFO)
+        return command(Common(store, config, overrides, device), **rest)
+
+    with_common.__name__, with_common.__doc__ = command.__name__, command.__doc__
+    with_common.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    for option in reversed(_OPTIONS):
+        with_common = option(with_common)
+    return with_common
+
+
+_OPTIONS = (
+    click.option(
+        "--store",
+        envvar="VESEARCH_STORE",
+        metavar="FOLDER",
+        help=f"Where the collection is kept.  [default: {Run().store}]",
+    ),
+    click.option(
+        "--config",
+        envvar="VESEARCH_CONFIG",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="A YAML file of settings.",
+    ),
+    click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting."
+    ),
+    click.option(
+        "--device",
+        envvar="VESEARCH_DEVICE",
+        metavar="auto|cpu|cuda[:i]",
+        help=f"Where the networks run.  [default: {Run().device}]",
+    ),
+    click.option("-v", "--verbose", is_flag=True, help="Show more, and where an error came from."),
+)

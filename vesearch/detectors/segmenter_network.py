@@ -1,0 +1,141 @@
+"""The network of the built-in segmenter: Mask R-CNN on a frozen EfficientNet-Lite0.
+
+Mask R-CNN: He et al. 1703.06870; feature pyramid: Lin et al. 1612.03144. One class, "entity", so
+that what was never labelled can be found too. It looks for things of one percent of a photo and
+more: the pyramid therefore starts at stride 8, which leaves out most of the usual computation.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign
+
+from vesearch import lite0
+from vesearch.folding import fold_batch_norms
+
+_CHANNELS = 128  # of the pyramid
+_HIDDEN = 256  # of the box head
+_STRIDES = (8, 16, 32, 64)
+_ANCHORS = tuple((stride * 4, stride * 6) for stride in _STRIDES)  # px
+_RATIOS = (0.5, 1.0, 2.0)
+_BACKBONE = "backbone.body."  # its tensors are those of the embedder: shipped once, not here
+
+
+class Pyramid(nn.Module):
+    """Feature maps of strides 8, 16, 32 and 64 with as many channels each; the body is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_channels = _CHANNELS
+        self.body: Any = lite0.load()
+        widths = [40, 112, 320]  # channels of Lite0 at strides 8, 16 and 32
+        self.lateral = nn.ModuleList(_conv(width, _CHANNELS, 1) for width in widths)
+        self.smooth = nn.ModuleList(_conv(_CHANNELS, _CHANNELS, 3) for _ in widths)
+        self.further = _conv(_CHANNELS, _CHANNELS, 3, stride=2)
+
+    def forward(self, x: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
+        """Return {"0": stride 8, …, "3": stride 64} of (n, 3, h, w) in [-1, 1]."""
+        with torch.no_grad():
+            maps = self.body.forward_intermediates(x, intermediates_only=True)[-3:]
+        above: torch.Tensor | None = None
+        found: list[torch.Tensor] = []
+        for i in (2, 1, 0):
+            level = self.lateral[i](maps[i])
+            if above is not None:
+                level = level + functional.interpolate(above, size=level.shape[-2:])
+            above = level
+            found.insert(0, self.smooth[i](level))
+        found.append(self.further(found[-1]))
+        return OrderedDict((str(i), level) for i, level in enumerate(found))
+
+    def fold(self) -> None:
+        """Fold the batch norms away, after training."""
+        for part in (*self.lateral, *self.smooth, self.further):
+            fold_batch_norms(part)
+
+    def train(self, mode: bool = True) -> Pyramid:
+        """Set the mode of all but the body: its batch norms are folded."""
+        super().train(mode)
+        self.body.eval()
+        return self
+
+
+class _BoxHead(nn.Module):
+    """(n, c, 7, 7) -> (n, _HIDDEN)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(*(_grouped(_CHANNELS) for _ in range(2)))
+        self.flat = nn.Linear(_CHANNELS * 7 * 7, _HIDDEN)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.relu(self.flat(self.convs(x).flatten(1)))
+
+
+class _MaskPredictor(nn.Module):
+    """(n, c, 14, 14) -> (n, 2, 28, 28): torchvision reads the mask of class 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(_CHANNELS, _CHANNELS, 2, 2)
+        self.logits = nn.Conv2d(_CHANNELS, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.logits(functional.relu(self.up(x)))
+        return result
+
+
+class Network(MaskRCNN):  # type: ignore[misc]  # torchvision has no types
+    """Mask R-CNN with one class; its box and mask heads are small convolutions."""
+
+    def __init__(self) -> None:
+        names = ["0", "1", "2"]
+        super().__init__(
+            Pyramid(),
+            rpn_anchor_generator=AnchorGenerator(_ANCHORS, (_RATIOS,) * len(_STRIDES)),
+            rpn_pre_nms_top_n_train=400,
+            rpn_pre_nms_top_n_test=400,
+            rpn_post_nms_top_n_train=200,
+            rpn_post_nms_top_n_test=100,
+            rpn_batch_size_per_image=128,
+            box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
+            box_head=_BoxHead(),
+            box_predictor=FastRCNNPredictor(_HIDDEN, 2),
+            box_score_thresh=0.02,
+            box_nms_thresh=0.6,
+            box_detections_per_img=30,
+            box_batch_size_per_image=48,
+            mask_roi_pool=MultiScaleRoIAlign(names, output_size=14, sampling_ratio=1),
+            mask_head=nn.Sequential(*(_grouped(_CHANNELS) for _ in range(3))),
+            mask_predictor=_MaskPredictor(),
+        )
+
+
+def is_shared(name: str) -> bool:
+    """Say whether a tensor is one of the frozen body: the embedder's, not shipped twice."""
+    return name.startswith(_BACKBONE)
+
+
+def trained_tensors(network: Network) -> dict[str, torch.Tensor]:
+    """Return the tensors that training changes."""
+    return {name: t for name, t in network.state_dict().items() if not is_shared(name)}
+
+
+def _conv(inner: int, outer: int, size: int, *, stride: int = 1) -> nn.Module:
+    """Return a convolution and a batch norm, which is folded away after training."""
+    conv = nn.Conv2d(inner, outer, size, stride, size // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outer))
+
+
+def _grouped(channels: int) -> nn.Module:
+    """Group norm: the regions of a batch in training are no sample of those in use."""
+    conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+    return nn.Sequential(conv, nn.GroupNorm(16, channels), nn.ReLU(inplace=True))

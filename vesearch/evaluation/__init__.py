@@ -1,0 +1,1 @@
+"""How good the entities and the matches are, measured on labelled photos."""

@@ -1,0 +1,257 @@
+"""Train the built-in segmenter on annotated photos."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
+
+import vesearch
+from vesearch import devices, lite0
+from vesearch.checkpoints import tensorfile
+from vesearch.detectors.segmenter_network import Network, trained_tensors
+from vesearch.files import atomic
+from vesearch.masks import box_of
+from vesearch.training import photos, scenes
+from vesearch.training.recipe import Recipe
+
+_IGNORED = -1  # torchvision's samplers take 0 as background and leave -1 out
+_INSIDE = 0.6  # share of a box that must lie in an ignored one
+_AHEAD = 2  # batches of scenes that are made ahead
+_LOGGED = 20  # steps per entry of the log
+_LONGEST_GRADIENT = 5.0
+
+
+class _Scenes(Dataset[Any]):
+    """The scenes of a run, each made from the seed and its number alone."""
+
+    def __init__(self, recipe: Recipe, data: Path, start: int) -> None:
+        self.recipe, self.start = recipe, start * recipe.batch_size
+        self.photos: list[photos.Photo] = []
+        weights: list[float] = []
+        for source in recipe.sources:
+            folder = data / source.folder
+            read = list(photos.read(folder, complete=source.complete, held_out=source.held_out))
+            self.photos += read
+            weights += [source.share / len(read)] * len(read)
+        self.weights = (np.array(weights) / sum(weights)).astype(np.float64)
+
+    def __len__(self) -> int:
+        return self.recipe.steps * self.recipe.batch_size - self.start
+
+    def __getitem__(self, number: int) -> scenes.Scene:
+        rng = np.random.default_rng([self.recipe.seed, self.start + number])
+        return scenes.make(self.photos, self.weights, self.recipe.side, rng)
+
+
+class _Proposals(RegionProposalNetwork):  # type: ignore[misc]
+    """Leaves out of its loss what is neither object nor background."""
+
+    def assign_targets_to_anchors(
+        self, anchors: list[torch.Tensor], targets: list[dict[str, torch.Tensor]]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
+        for label, one, target in zip(labels, anchors, targets, strict=True):
+            label[(label == 0) & _unknown(one, target)] = _IGNORED
+        return labels, boxes
+
+
+class _Heads(RoIHeads):  # type: ignore[misc]
+    """Likewise."""
+
+    known: Sequence[dict[str, torch.Tensor]] = ()
+
+    def assign_targets_to_proposals(
+        self,
+        proposals: list[torch.Tensor],
+        gt_boxes: list[torch.Tensor],
+        gt_labels: list[torch.Tensor],
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        matched, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
+        for label, one, target in zip(labels, proposals, self.known, strict=True):
+            label[(label == 0) & _unknown(one, target)] = _IGNORED
+        return matched, labels
+
+
+def _unknown(boxes: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Say of (n, 4) boxes whether they lie in an ignored one or outside the complete one."""
+    area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1).clamp(min=1e-3)
+
+    def inside(regions: torch.Tensor) -> torch.Tensor:
+        low = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
+        high = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
+        return (high - low).clamp(min=0).prod(2) / area[:, None]  # (n, k)
+
+    ignored = (inside(target["ignored"]) > _INSIDE).any(1)
+    side = float(target["side"])
+    if target["complete"].tolist() == [0, 0, side, side]:  # anchors that stick out stay background
+        return ignored
+    return ignored | (inside(target["complete"][None])[:, 0] <= _INSIDE)
+
+
+def trainable(network: Network) -> Network:
+    """Let a network's losses leave out what is neither object nor background."""
+    # the same layers and settings, with another way to label: no weights move
+    network.rpn.__class__ = _Proposals
+    network.roi_heads.__class__ = _Heads
+    return network
+
+
+def losses(network: Network, batch: Sequence[scenes.Scene], device: str) -> dict[str, torch.Tensor]:
+    """Return the losses of a batch, by name."""
+    pixels = np.stack([scene.pixels for scene in batch])
+    x = lite0.to_input(pixels, device)
+    targets = [_target(scene, device) for scene in batch]
+    listed = ImageList(x, [tuple(x.shape[-2:])] * len(batch))
+    features = network.backbone(x)
+    proposals, proposing = network.rpn(listed, features, targets)
+    network.roi_heads.known = targets
+    _, heads = network.roi_heads(features, proposals, listed.image_sizes, targets)
+    return {**proposing, **heads}
+
+
+def _target(scene: scenes.Scene, device: str) -> dict[str, torch.Tensor]:
+    boxes = np.array([box_of(mask) for mask in scene.masks], np.float32).reshape(-1, 4)
+    target = {
+        "boxes": torch.from_numpy(boxes),
+        "labels": torch.ones(len(boxes), dtype=torch.int64),
+        "masks": torch.from_numpy(scene.masks.astype(np.uint8)),
+        "ignored": torch.from_numpy(scene.ignored_xyxy),
+        "complete": torch.from_numpy(scene.complete_xyxy),
+        "side": torch.tensor(float(len(scene.pixels))),
+    }
+    return {name: tensor.to(device) for name, tensor in target.items()}
+
+
+class Run:
+    """A training run in a folder: state.pt to go on from, log.csv, at last segmenter.safetensors.
+
+    The state is replaced atomically; an interruption costs at most recipe.save_every steps.
+    """
+
+    def __init__(self, recipe: Recipe, data: Path, out: Path, *, device: str = "cpu") -> None:
+        self.recipe, self.data, self.out = recipe, data, out
+        self.device = devices.resolve(device)
+
+    def train(self) -> None:
+        """Train, or go on where the run was interrupted."""
+        torch.manual_seed(self.recipe.seed)
+        self._prepare()
+        loader = DataLoader(
+            _Scenes(self.recipe, self.data, self._step),
+            batch_size=self.recipe.batch_size,
+            num_workers=1,  # it makes scenes faster than a CPU, and as fast as a GPU, learns them
+            prefetch_factor=_AHEAD,
+            collate_fn=list,
+        )
+        recent: list[dict[str, float]] = []
+        began = time.monotonic()
+        for batch in loader:
+            recent.append(self._learn(batch))
+            if len(recent) == _LOGGED:
+                self._log(recent, (time.monotonic() - began) / _LOGGED)
+                recent, began = [], time.monotonic()
+            if self._step % self.recipe.save_every == 0 or self._step == self.recipe.steps:
+                self._save()
+        self.export()
+
+    def export(self) -> Path:
+        """Write the moving average as float16 weights; their metadata say how they were made."""
+        tensors = {n: t.cpu().numpy() for n, t in self._average.items() if t.is_floating_point()}
+        about = {
+            "made_by": f"vesearch {vesearch.__version__}, python -m vesearch.training",
+            "recipe": json.dumps(asdict(self.recipe)),
+            "steps": str(self._step),
+        }
+        path = self.out / "segmenter.safetensors"
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        tensorfile.write(path, shapes, tensors.__getitem__, lambda _: about, half=True)
+        return path
+
+    def _prepare(self) -> None:
+        recipe, self._step = self.recipe, 0
+        self._network = trainable(Network().to(self.device).train())
+        self._parameters = [p for p in self._network.parameters() if p.requires_grad]
+        decayed = [p for p in self._parameters if p.ndim > 1]
+        rest = [p for p in self._parameters if p.ndim <= 1]  # biases and norms
+        groups: list[dict[str, Any]] = [
+            {"params": decayed},
+            {"params": rest, "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(
+            groups,
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+        )
+        self._average = copy.deepcopy(trained_tensors(self._network))
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not self._state.exists():
+            return
+        saved = torch.load(self._state, map_location=self.device, weights_only=True)
+        self._network.load_state_dict(saved["network"], strict=False)
+        self._optimizer.load_state_dict(saved["optimizer"])
+        self._average, self._step = saved["average"], saved["step"]
+
+    @property
+    def _state(self) -> Path:
+        return self.out / "state.pt"
+
+    def _save(self) -> None:
+        content = {
+            "network": trained_tensors(self._network),
+            "optimizer": self._optimizer.state_dict(),
+            "average": self._average,
+            "step": self._step,
+        }
+        with atomic(self._state) as temp:
+            torch.save(content, temp)
+
+    def _learn(self, batch: Sequence[scenes.Scene]) -> dict[str, float]:
+        """Take one step; return the losses."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = _rate(self.recipe, self._step)
+        found = losses(self._network, batch, self.device)
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(found.values())).sum().backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, _LONGEST_GRADIENT)
+        if torch.isfinite(norm):  # one bad scene must not spoil the run
+            self._optimizer.step()
+        self._step += 1
+        # early on a shorter memory: the first weights are random
+        keep = min(self.recipe.averaging, (1 + self._step) / (10 + self._step))
+        for name, tensor in trained_tensors(self._network).items():
+            if tensor.is_floating_point():
+                self._average[name].lerp_(tensor.detach(), 1 - keep)
+        return {name: float(value.detach()) for name, value in found.items()}
+
+    def _log(self, recent: Sequence[dict[str, float]], seconds: float) -> None:
+        path = self.out / "log.csv"
+        means = {name: sum(r[name] for r in recent) / len(recent) for name in recent[0]}
+        row = {"step": self._step, **{n: f"{v:.4f}" for n, v in means.items()}}
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            log = csv.DictWriter(file, [*row, "seconds"])
+            if new:
+                log.writeheader()
+            log.writerow({**row, "seconds": f"{seconds:.3f}"})
+
+
+def _rate(recipe: Recipe, step: int) -> float:
+    """Warm up linearly, then fall along a cosine to a hundredth."""
+    if step < recipe.warm_up:
+        return recipe.learning_rate * (step + 1) / recipe.warm_up
+    share = (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)
+    return recipe.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2)
