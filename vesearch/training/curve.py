@@ -38,7 +38,7 @@ def _columns(path: Path) -> dict[str, list[float]]:
 def _panel(title: str, columns: dict[str, list[float]]) -> UInt8:
     """Return a chart of all columns over the first, which holds the steps."""
     (_, steps), *curves = columns.items()
-    top = max(max(values) for _, values in curves)
+    top = max(max(values) for _, values in curves) or 1.0
     picture = Image.new("RGB", (_WIDTH, _HEIGHT), (255, 255, 255))
     pen = ImageDraw.Draw(picture)
     right, bottom = _WIDTH - _MARGIN - 190, _HEIGHT - _MARGIN

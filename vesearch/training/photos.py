@@ -38,6 +38,15 @@ def is_held_out(image_id: int) -> bool:
     return image_id % _HELD_OUT_OF == 0
 
 
+def held_out(folder: Path) -> dict[str, Any]:
+    """Return the annotation of a folder's photos that are for measuring, in COCO's format."""
+    content: dict[str, Any] = json.loads((folder / "instances.json").read_text())
+    content["images"] = [entry for entry in content["images"] if is_held_out(entry["id"])]
+    kept = {entry["id"] for entry in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    return content
+
+
 def read(folder: Path, *, complete: str, held_out: bool) -> Iterator[Photo]:
     """Yield the photos of a folder with images/ and instances.json (COCO's format).
 

@@ -44,6 +44,7 @@ class Recipe:
     warm_up: int = 200
     averaging: float = 0.998
     save_every: int = 100
+    measure_every: int = 500
     seed: int = 0
 
 

@@ -22,8 +22,10 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 import vesearch
 from vesearch import devices, lite0
 from vesearch.checkpoints import tensorfile
+from vesearch.config import load_config
 from vesearch.detectors.segmenter_network import Network, trained_tensors
-from vesearch.files import atomic
+from vesearch.evaluation import segmentation
+from vesearch.files import atomic, write_text
 from vesearch.masks import box_of
 from vesearch.training import photos, scenes
 from vesearch.training.recipe import Recipe
@@ -137,9 +139,11 @@ def _target(scene: scenes.Scene, device: str) -> dict[str, torch.Tensor]:
 
 
 class Run:
-    """A training run in a folder: state.pt to go on from, log.csv, at last segmenter.safetensors.
+    """A training run in a folder: state.pt to go on from, log.csv, segmenter.safetensors.
 
     The state is replaced atomically; an interruption costs at most recipe.save_every steps.
+    measured.csv says what the weights reach on the photos of the first source that are held out;
+    held_out.json, for `vesearch evaluate masks`, which these are.
     """
 
     def __init__(self, recipe: Recipe, data: Path, out: Path, *, device: str = "cpu") -> None:
@@ -166,7 +170,8 @@ class Run:
                 recent, began = [], time.monotonic()
             if self._step % self.recipe.save_every == 0 or self._step == self.recipe.steps:
                 self._save()
-        self.export()
+            if self._step % self.recipe.measure_every == 0 or self._step == self.recipe.steps:
+                self._measure()
 
     def export(self) -> Path:
         """Write the moving average as float16 weights; their metadata say how they were made."""
@@ -237,16 +242,32 @@ class Run:
                 self._average[name].lerp_(tensor.detach(), 1 - keep)
         return {name: float(value.detach()) for name, value in found.items()}
 
+    def _measure(self) -> None:
+        """Export the weights and write what they reach on the photos that are held out."""
+        weights, held_out = self.export(), self.out / "held_out.json"
+        folder = self.data / self.recipe.sources[0].folder
+        if not self.recipe.sources[0].held_out:
+            return
+        write_text(held_out, json.dumps(photos.held_out(folder)))
+        settings = [f"detect.weights={weights}", f"run.device={self.device}"]
+        found = segmentation.evaluate(load_config(overrides=settings), held_out, folder / "images")
+        figures = {"AP50": found.ap50, "AP": found.ap, "AR@10": found.ar10, "AR@20": found.ar20}
+        self._append("measured.csv", {n: f"{value:.4f}" for n, value in figures.items()})
+
     def _log(self, recent: Sequence[dict[str, float]], seconds: float) -> None:
-        path = self.out / "log.csv"
         means = {name: sum(r[name] for r in recent) / len(recent) for name in recent[0]}
-        row = {"step": self._step, **{n: f"{v:.4f}" for n, v in means.items()}}
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            log = csv.DictWriter(file, [*row, "seconds"])
+        losses = {name: f"{value:.4f}" for name, value in means.items()}
+        self._append("log.csv", {**losses, "seconds": f"{seconds:.3f}"})
+
+    def _append(self, name: str, figures: dict[str, str]) -> None:
+        """Add a row for this step to a table of the run."""
+        row = {"step": str(self._step), **figures}
+        new = not (self.out / name).exists()
+        with (self.out / name).open("a", newline="") as file:
+            table = csv.DictWriter(file, row)
             if new:
-                log.writeheader()
-            log.writerow({**row, "seconds": f"{seconds:.3f}"})
+                table.writeheader()
+            table.writerow(row)
 
 
 def _rate(recipe: Recipe, step: int) -> float:
