@@ -1,14 +1,19 @@
-"""The command line of `vesearch evaluate`: masks."""
+"""The command line of `vesearch evaluate`: masks, retrieval."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vesearch.cli_options import SKIPPED, Common, with_options
+
+if TYPE_CHECKING:  # imported on use
+    from vesearch.evaluation.retrieval import Figures, Query, Retrieval
 
 
 @click.group()
@@ -17,6 +22,7 @@ def evaluate() -> None:
 
     \b
     vesearch evaluate masks instances.json photos/
+    vesearch evaluate retrieval labels.csv
     """
 
 
@@ -55,3 +61,98 @@ def masks(common: Common, annotations: Path, folder: Path, as_json: bool) -> Non
         click.echo(f"skipped: {skip.error}", err=True)
     if found.skipped:
         sys.exit(SKIPPED)
+
+
+@evaluate.command()
+@click.argument("labels", type=click.Path(path_type=Path), metavar="LABELS.csv")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="X.png", help="Draw the worst.")
+@with_options
+def retrieval(common: Common, labels: Path, as_json: bool, out: Path | None) -> None:
+    """Ask for every entity of LABELS among its photos, and count what is found.
+
+    \b
+    vesearch evaluate retrieval labels.csv --out worst.png
+
+    LABELS has the columns path, label and, where you know them, x0, y0, x1, y1: the box of what is
+    asked for, else the photo's entity 1. A hit is another photo with the label. Photos with the
+    label __distractor__ are never asked for. No store is needed.
+    """
+    from vesearch.evaluation import retrieval
+
+    found = retrieval.evaluate(common.load(), labels)
+    if out is not None:
+        from vesearch import annotate
+        from vesearch.evaluation import sheet
+
+        annotate.save_png(sheet.draw(found.queries), out)
+    click.echo(json.dumps(_plain(found)) if as_json else _text(found))
+    for skip in found.skipped:
+        click.echo(f"skipped: {skip.error}", err=True)
+    if found.skipped:
+        sys.exit(SKIPPED)
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    return {
+        "mAP": figures.mean_ap,
+        **dict(zip(("recall@1", "recall@5", "recall@10"), figures.recall, strict=True)),
+        "precision@10": figures.precision10,
+        "interval": list(figures.interval),
+    }
+
+
+def _by_label(queries: Sequence[Query]) -> list[dict[str, Any]]:
+    """Return a row per label, the worst first."""
+    groups: dict[str, list[Query]] = {}
+    for query in queries:
+        groups.setdefault(query.label.label, []).append(query)
+    rows = [
+        {
+            "label": label,
+            "queries": len(own),
+            "mAP": sum(q.ap for q in own) / len(own),
+            "recall@1": sum(q.recall1 for q in own) / len(own),
+        }
+        for label, own in groups.items()
+    ]
+    return sorted(rows, key=lambda row: float(str(row["mAP"])))
+
+
+def _plain(found: Retrieval) -> dict[str, Any]:
+    return {
+        **_figures(found.figures),
+        "baselines": {
+            "whole_images": _figures(found.whole_images),
+            "no_pca": _figures(found.no_pca),
+        },
+        "labels": _by_label(found.queries),
+        "queries": len(found.queries),
+        "queries_left_out": found.left_out,
+        "photos": found.photos,
+        "entities": found.entities,
+        "images_per_second": found.images_per_second,
+        "skipped": [{"path": s.path, "error": s.error} for s in found.skipped],
+    }
+
+
+def _text(found: Retrieval) -> str:
+    left = f" ({found.left_out} left out: no other photo of theirs)" if found.left_out else ""
+    lines = [
+        f"{len(found.queries)} queries{left} among {found.photos} photos, "
+        f"{found.entities} entities, {found.images_per_second:.1f} images/s",
+        f"{'':14} {'mAP':>6}  95 % interval   R@1    R@5    R@10   P@10",
+    ]
+    for name, one in (
+        ("entities", found.figures),
+        ("whole images", found.whole_images),
+        ("without PCA", found.no_pca),
+    ):
+        low, high = one.interval
+        rest = "  ".join(f"{value:.3f}" for value in (*one.recall, one.precision10))
+        lines.append(f"{name:14} {one.mean_ap:6.3f}  {low:.3f} to {high:.3f}  {rest}")
+    lines.append(f"\n{'label':30} queries    mAP    R@1")
+    for row in _by_label(found.queries):
+        name = click.unstyle(str(row["label"]))[:30]
+        lines.append(f"{name:30} {row['queries']:7}  {row['mAP']:.3f}  {row['recall@1']:.3f}")
+    return "\n".join(lines)

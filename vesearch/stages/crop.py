@@ -17,14 +17,19 @@ from vesearch.tables import CropRows, EntityRows
 
 
 def cut(frame: Frame, entities: Entities, settings: Crop) -> list[bytes]:
-    """Return one JPEG per entity: its box with context around it, stretched to a square.
+    """Return one JPEG per entity."""
+    return cut_boxes(frame, entities.boxes_xyxy, settings)
+
+
+def cut_boxes(frame: Frame, boxes_xyxy: Float32, settings: Crop) -> list[bytes]:
+    """Return one JPEG per box, with context around it, stretched to a square.
 
     The JPEG is what gets embedded, at ingest and at query alike, so that both see the same pixels.
     """
     image = Image.fromarray(frame.pixels)
     scale = frame.pixels.shape[1] / frame.width, frame.pixels.shape[0] / frame.height
     jpegs = []
-    for box in entities.boxes_xyxy:
+    for box in boxes_xyxy:
         region = _with_context(
             box * np.array([*scale, *scale], np.float32), settings.context, image.size
         )

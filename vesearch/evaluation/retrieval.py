@@ -1,0 +1,251 @@
+"""Measure how well a query finds the photos that show the same thing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vesearch import images, projection
+from vesearch.config import Config
+from vesearch.errors import ConfigError, ImageError
+from vesearch.evaluation import metrics
+from vesearch.evaluation.labels import DISTRACTOR, Label, read
+from vesearch.evaluation.segmentation import Skipped
+from vesearch.job import Job
+from vesearch.progress import bar
+from vesearch.records import Bool, Float32, Frame, Int64
+from vesearch.stages import crop, detect, embed
+from vesearch.stages.batches import batched
+
+_SHOWN = 5  # first matches that are kept of a query
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How good the rankings of a set of queries are; shares in [0, 1].
+
+    ap: of each query. recall: at 1, 5 and 10. interval: 95 %, of the mean average precision.
+    """
+
+    ap: tuple[float, ...]
+    recall: tuple[float, float, float]
+    precision10: float
+    interval: tuple[float, float]
+
+    @property
+    def mean_ap(self) -> float:
+        """The mean average precision."""
+        return float(np.mean(self.ap))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query: its row, what it found first, and how well it did."""
+
+    label: Label
+    ap: float
+    recall1: float
+    first: tuple[Path, ...]
+    hits: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """What was measured. left_out: queries whose label no other photo has."""
+
+    figures: Figures
+    whole_images: Figures
+    no_pca: Figures
+    queries: tuple[Query, ...]
+    left_out: int
+    photos: int
+    entities: int
+    images_per_second: float
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gallery:
+    """The embeddings of a set of photos, as they are stored.
+
+    entities: (n, dim), of the entities; photos: (n,), the photo of each. wholes: (p, dim), of whole
+    photos. queries: (q, dim), of the labelled boxes and first entities; row i is that of asked[i].
+    """
+
+    paths: tuple[Path, ...]
+    digests: tuple[str, ...]
+    entities: Float32
+    photos: Int64
+    wholes: Float32
+    queries: Float32
+    asked: tuple[Label, ...]
+
+
+def evaluate(config: Config, labels: Path) -> Retrieval:
+    """Ask for every labelled entity of a CSV file among the other photos that it names.
+
+    Photos are ranked by their most similar entity, as `vesearch query` does; a hit is a photo with
+    the query's label. The query's own photo, and copies of it, are left out. Raises ConfigError.
+    """
+    rows = read(labels)
+    collector = _Collector(config, rows)
+    collector.collect()
+    gallery = collector.gallery()
+    relevant, own = _relevance(gallery, rows)
+    kept = np.flatnonzero((relevant & ~own).any(1))
+    if not len(kept):
+        raise ConfigError(f"{labels}: no label is on two different photos")
+    asked = [gallery.asked[i] for i in kept]
+    relevant, own, boxes = relevant[kept], own[kept], gallery.queries[kept]
+    wholes = gallery.wholes[[gallery.paths.index(label.path) for label in asked]]
+    every = np.arange(len(gallery.paths))
+    settings = config.projection
+
+    def rankings(queries: Float32, items: Float32, photos: Int64, dim: int | None) -> list[Int64]:
+        if dim is not None:
+            fitted = projection.fit(items, dim=dim, seed=settings.seed)
+            queries, items = fitted.project(queries), fitted.project(items)
+        queries, items = projection.normalised(queries), projection.normalised(items)
+        return [_ranked(q, items, photos, o) for q, o in zip(queries, own, strict=True)]
+
+    def figures(orders: list[Int64]) -> Figures:
+        found = [hits[order] for hits, order in zip(relevant, orders, strict=True)]
+        return _figures(found, [label.label for label in asked])
+
+    orders = rankings(boxes, gallery.entities, gallery.photos, settings.dim)
+    measured = figures(orders)
+    return Retrieval(
+        figures=measured,
+        whole_images=figures(rankings(wholes, gallery.wholes, every, settings.dim)),
+        no_pca=figures(rankings(boxes, gallery.entities, gallery.photos, None)),
+        queries=tuple(
+            Query(
+                label=label,
+                ap=ap,
+                recall1=float(hits[order[0]]),
+                first=tuple(gallery.paths[photo] for photo in order[:_SHOWN]),
+                hits=tuple(hits[order[:_SHOWN]].tolist()),
+            )
+            for label, ap, hits, order in zip(asked, measured.ap, relevant, orders, strict=True)
+        ),
+        left_out=len(gallery.asked) - len(kept),
+        photos=len(gallery.paths),
+        entities=len(gallery.entities),
+        images_per_second=len(gallery.paths) / collector.seconds,
+        skipped=tuple(collector.skipped),
+    )
+
+
+def _relevance(gallery: Gallery, rows: Sequence[Label]) -> tuple[Bool, Bool]:
+    """Return (queries, photos): which are hits, and which are the query's own or copies of it."""
+    shown: dict[Path, set[str]] = {}
+    for row in rows:
+        shown.setdefault(row.path, set()).add(row.label)
+    digest_of = dict(zip(gallery.paths, gallery.digests, strict=True))
+    shape = (len(gallery.asked), len(gallery.paths))
+    hits = [[q.label in shown[path] for path in gallery.paths] for q in gallery.asked]
+    own = [[digest_of[q.path] == digest for digest in gallery.digests] for q in gallery.asked]
+    return np.array(hits, bool).reshape(shape), np.array(own, bool).reshape(shape)
+
+
+def _ranked(query: Float32, items: Float32, photos: Int64, own: Bool) -> Int64:
+    """Return the photos, but for the query's own, by their most similar item."""
+    best = np.full(len(own), -np.inf, np.float32)
+    np.maximum.at(best, photos, items @ query)
+    order = np.argsort(-best, kind="stable")
+    ranked: Int64 = order[~own[order]]
+    return ranked
+
+
+def _figures(found: Sequence[Bool], names: Sequence[str]) -> Figures:
+    ap = [metrics.average_precision(hits) for hits in found]
+    one, five, ten = (float(np.mean([metrics.recall_at(h, k) for h in found])) for k in (1, 5, 10))
+    return Figures(
+        ap=tuple(ap),
+        recall=(one, five, ten),
+        precision10=float(np.mean([metrics.precision_at(h, 10) for h in found])),
+        interval=metrics.interval(np.array(ap, np.float32), names),
+    )
+
+
+class _Collector:
+    """Embeds the entities of all photos, the whole photos and the queries; takes the time."""
+
+    def __init__(self, config: Config, rows: Sequence[Label]) -> None:
+        self.config, self._job = config, Job(config)
+        self._rows: dict[Path, list[Label]] = {}
+        for row in rows:
+            self._rows.setdefault(row.path, []).append(row)
+        self.skipped: list[Skipped] = []
+        self.seconds = 0.0  # of what an ingest does too
+        self._photos: list[tuple[Path, str]] = []
+        self._entities: list[Float32] = []
+        self._wholes: list[Float32] = []
+        self._queries: list[Float32] = []
+        self._asked: list[Label] = []
+
+    def collect(self) -> None:
+        """Go through the photos; those that cannot be read are skipped."""
+        with bar("evaluate", total=len(self._rows), unit="img") as progress:
+            for batch in batched(self._rows, self.config.detect.batch_size):
+                frames: list[tuple[Path, Frame]] = []
+                for path in batch:
+                    try:
+                        frames.append((path, images.read_frame(path, self.config.images)))
+                    except ImageError as err:
+                        self.skipped.append(Skipped(str(path), f"{path}: {err}"))
+                self._add(frames)
+                progress.update(len(batch))
+
+    def gallery(self) -> Gallery:
+        """Return what was collected. Raises ConfigError when that is nothing."""
+        counts = [len(part) for part in self._entities]
+        if not sum(counts) or not self._queries:
+            raise ConfigError("none of the labelled photos could be used")
+        return Gallery(
+            paths=tuple(path for path, _ in self._photos),
+            digests=tuple(digest for _, digest in self._photos),
+            entities=np.concatenate(self._entities),
+            photos=np.repeat(np.arange(len(counts)), counts),
+            wholes=np.concatenate(self._wholes),
+            queries=np.concatenate(self._queries),
+            asked=tuple(self._asked),
+        )
+
+    def _add(self, frames: Sequence[tuple[Path, Frame]]) -> None:
+        began = time.perf_counter()
+        found = detect.detect(self._job.detector, [frame for _, frame in frames])
+        embedded = [
+            self._embedded(frame, entities.boxes_xyxy)
+            for (_, frame), entities in zip(frames, found, strict=True)
+        ]
+        self.seconds += time.perf_counter() - began
+        for (path, frame), own in zip(frames, embedded, strict=True):
+            self._photos.append((path, frame.digest))
+            self._entities.append(own)
+            whole = np.array([[0, 0, frame.width, frame.height]], np.float32)
+            self._wholes.append(self._embedded(frame, whole))
+            for row in self._rows[path]:
+                if row.label != DISTRACTOR and (row.box is not None or len(own)):
+                    self._asked.append(row)
+                    self._queries.append(self._query(frame, row, own))
+
+    def _query(self, frame: Frame, row: Label, own: Float32) -> Float32:
+        """Return the (1, dim) embedding of a row's box, or of the photo's entity 1."""
+        if row.box is None:
+            return own[:1]
+        if row.box[0] >= frame.width or row.box[1] >= frame.height:
+            size = f"{frame.width}x{frame.height}"
+            raise ConfigError(f"{row.path}: the box {row.box_xyxy} is outside the photo of {size}")
+        return self._embedded(frame, row.box[None])
+
+    def _embedded(self, frame: Frame, boxes_xyxy: Float32) -> Float32:
+        """Return the embeddings of boxes, through the stages' own functions."""
+        settings = self.config.crop
+        jpegs = crop.cut_boxes(frame, boxes_xyxy, settings)
+        made = embed.stored(embed.embed(self._job.embedder, jpegs, settings.size))
+        return made.astype(np.float32)
