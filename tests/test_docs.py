@@ -16,7 +16,7 @@ from vesearch.embedders import EMBEDDERS
 from vesearch.indexes import INDEXES
 
 ROOT = Path(__file__).parent.parent
-DOCS = ("docs/architecture.md", "docs/weights.md")
+DOCS = tuple(f"docs/{name}.md" for name in ("architecture", "models", "retrieval", "weights"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
