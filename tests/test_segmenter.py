@@ -110,7 +110,7 @@ def small(steps: int) -> recipe.Recipe:
     return recipe.Recipe((source,), steps=steps, batch_size=1, side=128, save_every=2, warm_up=1)
 
 
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+def test_an_interrupted_run_goes_on_where_it_was(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
