@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.photos import photo
 from vesearch import masks
 from vesearch.config import Config
-from vesearch.detectors.segmenter import WEIGHTS, Segmenter
+from vesearch.detectors.segmenter import WEIGHTS, Segmenter, _first_seen, _tidied
 from vesearch.detectors.selection import Selection
 from vesearch.errors import ConfigError, ModelError
 from vesearch.evaluation.segmentation import evaluate
@@ -23,6 +23,7 @@ from vesearch.training import curve, photos, recipe, scenes, segmenter
 
 ROOT = Path(__file__).parent.parent
 COCO = ROOT.parent / "shared" / "data" / "coco_instances"
+ZOOM = 0.8, 1.6
 
 
 def pixels_of(name: str) -> np.ndarray:
@@ -56,6 +57,28 @@ def test_no_two_entities_are_the_same_thing() -> None:
         for j in range(i):
             iou = (drawn[i] & drawn[j]).sum() / (drawn[i] | drawn[j]).sum()
             assert iou < 0.7
+
+
+def test_what_is_large_and_central_comes_first_then_what_is_sure() -> None:
+    scores = np.array([0.9, 0.8, 0.7, 0.1], np.float32)
+    shares = np.array([0.02, 0.03, 0.4, 0.9], np.float32)
+    corner, centre, whole = (0.0, 0.0, 0.2, 0.2), (0.2, 0.2, 0.8, 0.8), (0.0, 0.0, 1.0, 1.0)
+    placed = np.array([corner, corner, centre, whole], np.float32)
+    # 0.9 * 0.02^0.3 * e^-0.64 = 0.15; 0.7 * 0.4^0.3 = 0.53; 0.1 * 0.9^0.3 = 0.10
+    assert _first_seen(np.arange(4), scores, shares, placed).tolist() == [2, 0, 1, 3]
+    assert _first_seen(np.array([1]), scores, shares, placed).tolist() == [1]
+
+
+def test_specks_and_small_holes_of_a_mask_are_mended() -> None:
+    small = np.zeros((3, 28, 28), np.float32)
+    small[0, 2:20, 2:20] = 0.9
+    small[0, 8:10, 8:10] = 0.1  # a hole
+    small[0, 25:27, 25:27] = 0.8  # a speck
+    small[1, :10, :] = small[1, 20:, :] = 0.7  # two large parts, and a gap that is open
+    tidy = _tidied(small)
+    assert (tidy[0, 2:20, 2:20] > 0.5).all() and not tidy[0, 21:, 21:].any()
+    assert (tidy[1] == small[1]).all()
+    assert not tidy[2].any()
 
 
 def test_other_weights_have_another_digest_and_misfits_are_named(tmp_path: Path) -> None:
@@ -130,7 +153,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     monkeypatch.setattr(segmenter.Run, "_learn", learn)
     segmenter.Run(small(4), data, parts).train()
     one, two = (load_file(out / "segmenter.safetensors") for out in (whole, parts))
-    assert one.keys() == two.keys()
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     with (whole / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["2", "4"]
     with (whole / "measured.csv").open() as file:
@@ -152,10 +175,10 @@ def test_held_out_photos_are_left_out(data: Path) -> None:
 def test_a_scene_depends_on_its_seed_alone_and_masks_what_it_shows(data: Path) -> None:
     read = list(photos.read(data / "squares", complete="photo", held_out=False))
     even = np.full(len(read), 1 / len(read))
-    one, two = (scenes.make(read, even, 128, np.random.default_rng(3)) for _ in range(2))
+    one, two = (scenes.make(read, even, 128, ZOOM, np.random.default_rng(3)) for _ in range(2))
     assert (one.pixels == two.pixels).all() and (one.masks == two.masks).all()
     assert one.pixels.shape == (128, 128, 3) and one.masks.shape[1:] == (128, 128)
-    seen = [scenes.make(read, even, 128, np.random.default_rng(i)) for i in range(20)]
+    seen = [scenes.make(read, even, 128, ZOOM, np.random.default_rng(i)) for i in range(20)]
     inside = [s.pixels[m].mean() for s in seen for m in s.masks]
     assert min(inside) > 100  # the squares are bright, the rest is dark or grey
 
@@ -163,7 +186,7 @@ def test_a_scene_depends_on_its_seed_alone_and_masks_what_it_shows(data: Path) -
 @pytest.mark.parametrize("complete", ["subject", "nothing"])
 def test_what_is_not_annotated_is_no_background(data: Path, complete: str) -> None:
     read = list(photos.read(data / "squares", complete=complete, held_out=False))
-    scene = scenes.make(read, np.full(3, 1 / 3), 128, np.random.default_rng(1))
+    scene = scenes.make(read, np.full(3, 1 / 3), 128, ZOOM, np.random.default_rng(1))
     width, height = scene.complete_xyxy[2:] - scene.complete_xyxy[:2]
     assert width * height < 128 * 128 * 0.6
     target = segmenter._target(scene, "cpu")

@@ -1,4 +1,4 @@
-"""The network of the built-in segmenter: Mask R-CNN on a frozen EfficientNet-Lite0.
+"""The network of the built-in segmenter: Mask R-CNN on EfficientNet-Lite0.
 
 Mask R-CNN: He et al. 1703.06870; feature pyramid: Lin et al. 1612.03144. One class, "entity", so
 that what was never labelled can be found too. It looks for things of one percent of a photo and
@@ -8,6 +8,7 @@ more: the pyramid therefore starts at stride 8, which leaves out most of the usu
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
 from vesearch import lite0
+from vesearch.checkpoints import tensorfile
+from vesearch.errors import ModelError
 from vesearch.folding import fold_batch_norms
 
 _CHANNELS = 128  # of the pyramid
@@ -26,16 +29,22 @@ _HIDDEN = 256  # of the box head
 _STRIDES = (8, 16, 32, 64)
 _ANCHORS = tuple((stride * 4, stride * 6) for stride in _STRIDES)  # px
 _RATIOS = (0.5, 1.0, 2.0)
-_BACKBONE = "backbone.body."  # its tensors are those of the embedder: shipped once, not here
+_BACKBONE = "backbone.body."
+_TAUGHT = ("blocks.4.", "blocks.5.", "blocks.6.")  # of the backbone, strides 16 and 32
 
 
 class Pyramid(nn.Module):
-    """Feature maps of strides 8, 16, 32 and 64 with as many channels each; the body is frozen."""
+    """Feature maps of strides 8, 16, 32 and 64 with as many channels each.
+
+    The body's first stages stay as they are: the embedder's own, shipped with it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.out_channels = _CHANNELS
         self.body: Any = lite0.load()
+        for name, weight in self.body.named_parameters():
+            weight.requires_grad_(name.startswith(_TAUGHT))
         widths = [40, 112, 320]  # channels of Lite0 at strides 8, 16 and 32
         self.lateral = nn.ModuleList(_conv(width, _CHANNELS, 1) for width in widths)
         self.smooth = nn.ModuleList(_conv(_CHANNELS, _CHANNELS, 3) for _ in widths)
@@ -43,8 +52,7 @@ class Pyramid(nn.Module):
 
     def forward(self, x: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
         """Return {"0": stride 8, …, "3": stride 64} of (n, 3, h, w) in [-1, 1]."""
-        with torch.no_grad():
-            maps = self.body.forward_intermediates(x, intermediates_only=True)[-3:]
+        maps = self.body.forward_intermediates(x, intermediates_only=True)[-3:]
         above: torch.Tensor | None = None
         found: list[torch.Tensor] = []
         for i in (2, 1, 0):
@@ -120,8 +128,23 @@ class Network(MaskRCNN):  # type: ignore[misc]  # torchvision has no types
 
 
 def is_shared(name: str) -> bool:
-    """Say whether a tensor is one of the frozen body: the embedder's, not shipped twice."""
-    return name.startswith(_BACKBONE)
+    """Say whether a tensor is one of the body's that training leaves alone: not shipped twice."""
+    inner = name.removeprefix(_BACKBONE)
+    return inner != name and not inner.startswith(_TAUGHT)
+
+
+def load_tensors(network: Network, path: Path) -> None:
+    """Load exported weights. Raises ModelError for those that do not fit."""
+    tensors = {name: t.float() for name, t in tensorfile.read(path).items()}
+    try:
+        fit = network.load_state_dict(tensors, strict=False)
+    except RuntimeError as err:
+        first = str(err).splitlines()[1:2] or [str(err)]
+        raise ModelError(f"{path} does not fit the segmenter: {first[0].strip()}") from err
+    # what an older run has left as it was is the embedder's
+    missing = [name for name in fit.missing_keys if not name.startswith(_BACKBONE)]
+    if odd := [*fit.unexpected_keys, *missing]:
+        raise ModelError(f"{path} does not fit the segmenter: see its tensor {odd[0]}")
 
 
 def trained_tensors(network: Network) -> dict[str, torch.Tensor]:

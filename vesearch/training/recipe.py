@@ -32,6 +32,8 @@ class Source:
 class Recipe:
     """A training run. side: px of the square scenes; warm_up: steps.
 
+    least_zoom, most_zoom: of a photo's longest side, relative to the scene's.
+    backbone_rate: learning rate of the backbone's last stages, as a share; at 0 they are frozen.
     averaging: of the weights, per step; what is shipped is their moving average.
     """
 
@@ -39,7 +41,10 @@ class Recipe:
     steps: int = 3000
     batch_size: int = 8
     side: int = 416
+    least_zoom: float = 0.8
+    most_zoom: float = 1.6
     learning_rate: float = 6e-4
+    backbone_rate: float = 0.0
     weight_decay: float = 0.05
     warm_up: int = 200
     averaging: float = 0.998

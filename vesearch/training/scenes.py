@@ -17,7 +17,6 @@ from vesearch.masks import area_of, box_of, decoded
 from vesearch.records import Bool, Float32, UInt8
 from vesearch.training.photos import Photo
 
-_ZOOM = (0.8, 1.6)  # of the photo's longest side, relative to the scene
 _LEAST_OBJECT = 0.0035  # share of the scene: what is smaller is neither object nor background
 _LEAST_VISIBLE = 0.3  # share of an object left after cropping and pasting, else likewise
 _LEAST_SOURCE = 0.008  # share of its photo that a pasted object has at least
@@ -42,12 +41,20 @@ class Scene:
 
 
 def make(
-    photos: Sequence[Photo], weights: NDArray[np.float64], side: int, rng: np.random.Generator
+    photos: Sequence[Photo],
+    weights: NDArray[np.float64],
+    side: int,
+    zoom: tuple[float, float],
+    rng: np.random.Generator,
 ) -> Scene:
-    """Return a random scene of side x side pixels; weights: how often each photo is taken."""
+    """Return a random scene of side x side pixels.
+
+    weights: how often each photo is taken; zoom: least and most of its longest side, over side.
+    """
     photo = photos[rng.choice(len(photos), p=weights)]
     shapes = [*photo.objects, *photo.crowd, *([photo.complete] if photo.complete else [])]
-    pixels, layers, scale = _placed(photo.pixels, shapes, side, rng)
+    scale = side / max(photo.pixels.shape[:2]) * float(np.exp(rng.uniform(*np.log(zoom))))
+    pixels, layers = _placed(photo.pixels, shapes, side, scale, rng)
     count = len(photo.objects)
     objects, crowd = layers[:count], layers[count : count + len(photo.crowd)]
     whole = np.array([area_of(runs) for runs in photo.objects], np.float32) * scale**2
@@ -74,11 +81,14 @@ def box_or_nothing(mask: Bool) -> Float32:
 
 
 def _placed(
-    pixels: UInt8, shapes: Sequence[dict[str, Any]], side: int, rng: np.random.Generator
-) -> tuple[UInt8, Bool, float]:
-    """Zoom, flip and put a photo and its masks somewhere on a grey square; return the zoom too."""
+    pixels: UInt8,
+    shapes: Sequence[dict[str, Any]],
+    side: int,
+    scale: float,
+    rng: np.random.Generator,
+) -> tuple[UInt8, Bool]:
+    """Scale, flip and put a photo and its masks somewhere on a grey square."""
     h, w = pixels.shape[:2]
-    scale = side / max(h, w) * np.exp(rng.uniform(*np.log(_ZOOM)))
     size = (max(1, round(w * scale)), max(1, round(h * scale)))
     # of what is larger than the scene, a random part is seen; what is smaller lies anywhere
     slack = [side - size[0], side - size[1]]
@@ -97,7 +107,7 @@ def _placed(
     for layer, runs in zip(layers, shapes, strict=True):
         mask = Image.fromarray(decoded(runs).view(np.uint8) * 255)
         layer[:] = np.asarray(placed(mask, 0)) > 127
-    return square, layers, float(scale)
+    return square, layers
 
 
 def _paste(

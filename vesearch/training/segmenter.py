@@ -23,7 +23,7 @@ import vesearch
 from vesearch import devices, lite0
 from vesearch.checkpoints import tensorfile
 from vesearch.config import load_config
-from vesearch.detectors.segmenter_network import Network, trained_tensors
+from vesearch.detectors.segmenter_network import Network, load_tensors, trained_tensors
 from vesearch.evaluation import segmentation
 from vesearch.files import atomic, write_text
 from vesearch.masks import box_of
@@ -56,7 +56,8 @@ class _Scenes(Dataset[Any]):
 
     def __getitem__(self, number: int) -> scenes.Scene:
         rng = np.random.default_rng([self.recipe.seed, self.start + number])
-        return scenes.make(self.photos, self.weights, self.recipe.side, rng)
+        zoom = self.recipe.least_zoom, self.recipe.most_zoom
+        return scenes.make(self.photos, self.weights, self.recipe.side, zoom, rng)
 
 
 class _Proposals(RegionProposalNetwork):  # type: ignore[misc]
@@ -143,16 +144,24 @@ class Run:
 
     The state is replaced atomically; an interruption costs at most recipe.save_every steps.
     measured.csv says what the weights reach on the photos of the first source that are held out;
-    held_out.json, for `vesearch evaluate masks`, which these are.
+    held_out.json, for `vesearch evaluate masks`, which these are. start: the weights that an
+    earlier run has exported, to go on with what it has learnt.
     """
 
-    def __init__(self, recipe: Recipe, data: Path, out: Path, *, device: str = "cpu") -> None:
-        self.recipe, self.data, self.out = recipe, data, out
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Path,
+        out: Path,
+        *,
+        start: Path | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.recipe, self.data, self.out, self.start = recipe, data, out, start
         self.device = devices.resolve(device)
 
     def train(self) -> None:
         """Train, or go on where the run was interrupted."""
-        torch.manual_seed(self.recipe.seed)
         self._prepare()
         loader = DataLoader(
             _Scenes(self.recipe, self.data, self._step),
@@ -181,26 +190,24 @@ class Run:
             "recipe": json.dumps(asdict(self.recipe)),
             "steps": str(self._step),
         }
+        if self.start:
+            about["started_from"] = json.dumps(tensorfile.read_metadata(self.start))
         path = self.out / "segmenter.safetensors"
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         tensorfile.write(path, shapes, tensors.__getitem__, lambda _: about, half=True)
         return path
 
     def _prepare(self) -> None:
-        recipe, self._step = self.recipe, 0
-        self._network = trainable(Network().to(self.device).train())
+        self._step = 0
+        torch.manual_seed(self.recipe.seed)
+        network = Network()
+        if self.start:
+            load_tensors(network, self.start)
+        self._network = trainable(network.to(self.device).train())
+        if not self.recipe.backbone_rate:
+            network.backbone.body.requires_grad_(False)
         self._parameters = [p for p in self._network.parameters() if p.requires_grad]
-        decayed = [p for p in self._parameters if p.ndim > 1]
-        rest = [p for p in self._parameters if p.ndim <= 1]  # biases and norms
-        groups: list[dict[str, Any]] = [
-            {"params": decayed},
-            {"params": rest, "weight_decay": 0.0},
-        ]
-        self._optimizer = torch.optim.AdamW(
-            groups,
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-        )
+        self._optimizer = torch.optim.AdamW(_groups(self._network, self.recipe))
         self._average = copy.deepcopy(trained_tensors(self._network))
         self.out.mkdir(parents=True, exist_ok=True)
         if not self._state.exists():
@@ -226,8 +233,9 @@ class Run:
 
     def _learn(self, batch: Sequence[scenes.Scene]) -> dict[str, float]:
         """Take one step; return the losses."""
+        torch.manual_seed(self.recipe.seed + self._step)  # for a run that goes on, too
         for group in self._optimizer.param_groups:
-            group["lr"] = _rate(self.recipe, self._step)
+            group["lr"] = group["share"] * _rate(self.recipe, self._step)
         found = losses(self._network, batch, self.device)
         self._optimizer.zero_grad(set_to_none=True)
         torch.stack(list(found.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -268,6 +276,21 @@ class Run:
             if new:
                 table.writeheader()
             table.writerow(row)
+
+
+def _groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the parameters as the optimizer takes them; biases and norms do not decay."""
+    backbone = {id(p) for p in network.backbone.body.parameters()}
+    groups: list[dict[str, Any]] = []
+    for inside, share in ((False, 1.0), (True, recipe.backbone_rate)):
+        own = [p for p in network.parameters() if p.requires_grad and (id(p) in backbone) == inside]
+        for decay, params in (
+            (recipe.weight_decay, [p for p in own if p.ndim > 1]),
+            (0.0, [p for p in own if p.ndim <= 1]),
+        ):
+            if params:
+                groups.append({"params": params, "weight_decay": decay, "share": share})
+    return groups
 
 
 def _rate(recipe: Recipe, step: int) -> float:
