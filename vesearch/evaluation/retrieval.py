@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vesearch import images, projection
-from vesearch.config import Config
+from vesearch.config import Config, Projection
 from vesearch.errors import ConfigError, ImageError
 from vesearch.evaluation import metrics
 from vesearch.evaluation.labels import DISTRACTOR, Label, read
@@ -74,6 +74,7 @@ class Gallery:
 
     entities: (n, dim), of the entities; photos: (n,), the photo of each. wholes: (p, dim), of whole
     photos. queries: (q, dim), of the labelled boxes and first entities; row i is that of asked[i].
+    seconds: what detect, crop and embed took of the entities alone.
     """
 
     paths: tuple[Path, ...]
@@ -83,27 +84,43 @@ class Gallery:
     wholes: Float32
     queries: Float32
     asked: tuple[Label, ...]
+    seconds: float
+    skipped: tuple[Skipped, ...]
 
 
 def evaluate(config: Config, labels: Path) -> Retrieval:
     """Ask for every labelled entity of a CSV file among the other photos that it names.
 
+    Raises ConfigError.
+    """
+    rows = read(labels)
+    return measure(collect(Job(config), rows), rows, config.projection)
+
+
+def collect(job: Job, rows: Sequence[Label]) -> Gallery:
+    """Embed the entities of all labelled photos, the whole photos and the queries.
+
+    Photos that cannot be read are skipped. Raises ConfigError when nothing remains.
+    """
+    collector = _Collector(job, rows)
+    collector.collect()
+    return collector.gallery()
+
+
+def measure(gallery: Gallery, rows: Sequence[Label], settings: Projection) -> Retrieval:
+    """Rank the photos of a gallery for each of its queries, and count the hits.
+
     Photos are ranked by their most similar entity, as `vesearch query` does; a hit is a photo with
     the query's label. The query's own photo, and copies of it, are left out. Raises ConfigError.
     """
-    rows = read(labels)
-    collector = _Collector(config, rows)
-    collector.collect()
-    gallery = collector.gallery()
     relevant, own = _relevance(gallery, rows)
     kept = np.flatnonzero((relevant & ~own).any(1))
     if not len(kept):
-        raise ConfigError(f"{labels}: no label is on two different photos")
+        raise ConfigError("no label is on two different photos: there is nothing to find")
     asked = [gallery.asked[i] for i in kept]
     relevant, own, boxes = relevant[kept], own[kept], gallery.queries[kept]
     wholes = gallery.wholes[[gallery.paths.index(label.path) for label in asked]]
     every = np.arange(len(gallery.paths))
-    settings = config.projection
 
     def rankings(queries: Float32, items: Float32, photos: Int64, dim: int | None) -> list[Int64]:
         if dim is not None:
@@ -135,8 +152,8 @@ def evaluate(config: Config, labels: Path) -> Retrieval:
         left_out=len(gallery.asked) - len(kept),
         photos=len(gallery.paths),
         entities=len(gallery.entities),
-        images_per_second=len(gallery.paths) / collector.seconds,
-        skipped=tuple(collector.skipped),
+        images_per_second=len(gallery.paths) / gallery.seconds,
+        skipped=gallery.skipped,
     )
 
 
@@ -173,15 +190,15 @@ def _figures(found: Sequence[Bool], names: Sequence[str]) -> Figures:
 
 
 class _Collector:
-    """Embeds the entities of all photos, the whole photos and the queries; takes the time."""
+    """Embeds batch by batch, and takes the time."""
 
-    def __init__(self, config: Config, rows: Sequence[Label]) -> None:
-        self.config, self._job = config, Job(config)
+    def __init__(self, job: Job, rows: Sequence[Label]) -> None:
+        self._job = job
         self._rows: dict[Path, list[Label]] = {}
         for row in rows:
             self._rows.setdefault(row.path, []).append(row)
-        self.skipped: list[Skipped] = []
-        self.seconds = 0.0  # of what an ingest does too
+        self._skipped: list[Skipped] = []
+        self._seconds = 0.0  # of what an ingest does too
         self._photos: list[tuple[Path, str]] = []
         self._entities: list[Float32] = []
         self._wholes: list[Float32] = []
@@ -191,13 +208,13 @@ class _Collector:
     def collect(self) -> None:
         """Go through the photos; those that cannot be read are skipped."""
         with bar("evaluate", total=len(self._rows), unit="img") as progress:
-            for batch in batched(self._rows, self.config.detect.batch_size):
+            for batch in batched(self._rows, self._job.config.detect.batch_size):
                 frames: list[tuple[Path, Frame]] = []
                 for path in batch:
                     try:
-                        frames.append((path, images.read_frame(path, self.config.images)))
+                        frames.append((path, images.read_frame(path, self._job.config.images)))
                     except ImageError as err:
-                        self.skipped.append(Skipped(str(path), f"{path}: {err}"))
+                        self._skipped.append(Skipped(str(path), f"{path}: {err}"))
                 self._add(frames)
                 progress.update(len(batch))
 
@@ -214,6 +231,8 @@ class _Collector:
             wholes=np.concatenate(self._wholes),
             queries=np.concatenate(self._queries),
             asked=tuple(self._asked),
+            seconds=self._seconds,
+            skipped=tuple(self._skipped),
         )
 
     def _add(self, frames: Sequence[tuple[Path, Frame]]) -> None:
@@ -223,7 +242,7 @@ class _Collector:
             self._embedded(frame, entities.boxes_xyxy)
             for (_, frame), entities in zip(frames, found, strict=True)
         ]
-        self.seconds += time.perf_counter() - began
+        self._seconds += time.perf_counter() - began
         for (path, frame), own in zip(frames, embedded, strict=True):
             self._photos.append((path, frame.digest))
             self._entities.append(own)
@@ -245,7 +264,7 @@ class _Collector:
 
     def _embedded(self, frame: Frame, boxes_xyxy: Float32) -> Float32:
         """Return the embeddings of boxes, through the stages' own functions."""
-        settings = self.config.crop
+        settings = self._job.config.crop
         jpegs = crop.cut_boxes(frame, boxes_xyxy, settings)
         made = embed.stored(embed.embed(self._job.embedder, jpegs, settings.size))
         return made.astype(np.float32)
