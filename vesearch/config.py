@@ -63,6 +63,7 @@ class Crop:
 
     size: int = _setting(224, low=32, high=1024)
     context: float = _setting(0.1, low=0.0, high=1.0)
+    widen: float = _setting(0.5, low=0.0, high=1.0)
     quality: int = _setting(92, low=50, high=100)
 
 

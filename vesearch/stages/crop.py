@@ -15,6 +15,8 @@ from vesearch.records import Entities, Float32, Frame, UInt8
 from vesearch.stages import detect, scan
 from vesearch.tables import CropRows, EntityRows
 
+_GREY = (127, 127, 127)  # what networks take for nothing
+
 
 def cut(frame: Frame, entities: Entities, settings: Crop) -> list[bytes]:
     """Return one JPEG per entity."""
@@ -22,19 +24,22 @@ def cut(frame: Frame, entities: Entities, settings: Crop) -> list[bytes]:
 
 
 def cut_boxes(frame: Frame, boxes_xyxy: Float32, settings: Crop) -> list[bytes]:
-    """Return one JPEG per box, with context around it, stretched to a square.
+    """Return one square JPEG per box, with what is around it; what is missing of a square is grey.
 
-    The JPEG is what gets embedded, at ingest and at query alike, so that both see the same pixels.
+    Nothing is stretched: a network knows things by their proportions, too. The JPEG is what gets
+    embedded, at ingest and at query alike, so that both see the same pixels.
     """
     image = Image.fromarray(frame.pixels)
     scale = frame.pixels.shape[1] / frame.width, frame.pixels.shape[0] / frame.height
     jpegs = []
     for box in boxes_xyxy:
-        region = _with_context(
-            box * np.array([*scale, *scale], np.float32), settings.context, image.size
-        )
-        side = (settings.size, settings.size)
-        crop = image.resize(side, Image.Resampling.BICUBIC, box=region, reducing_gap=2.0)
+        region = _region(box * np.array([*scale, *scale], np.float32), settings, image.size)
+        w, h = region[2] - region[0], region[3] - region[1]
+        shrink = settings.size / max(w, h)
+        inner = max(1, round(w * shrink)), max(1, round(h * shrink))
+        part = image.resize(inner, Image.Resampling.BICUBIC, box=region, reducing_gap=2.0)
+        crop = Image.new("RGB", (settings.size, settings.size), _GREY)
+        crop.paste(part, ((settings.size - inner[0]) // 2, (settings.size - inner[1]) // 2))
         buffer = io.BytesIO()
         crop.save(buffer, "JPEG", quality=settings.quality, subsampling=0)
         jpegs.append(buffer.getvalue())
@@ -70,14 +75,17 @@ def run(job: Job) -> int:
     return done
 
 
-def _with_context(
-    box: Float32, context: float, size: tuple[int, int]
+def _region(
+    box: Float32, settings: Crop, size: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """Grow a box by a share of its sides, half on each side, within an image of (width, height).
+    """Return what is cut out for a box, in an image of (width, height): the box and its context.
 
-    At least one pixel remains of the thinnest box.
+    At a rim the region is moved inwards. At least one pixel remains of the thinnest box.
     """
-    grow = (box[2:] - box[:2]) * (context / 2)
-    low = np.clip(box[:2] - grow, 0, np.array(size) - 1.0)
-    high = np.clip(box[2:] + grow, low + 1.0, size)
+    limit = np.array(size, np.float64)
+    sides = (box[2:] - box[:2]) * (1.0 + settings.context)
+    sides = sides.max() ** settings.widen * sides ** (1 - settings.widen)
+    sides = np.clip(sides, 1, limit)
+    low = np.clip((box[:2] + box[2:] - sides) / 2, 0, limit - sides)
+    high = np.minimum(low + sides, limit)
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
