@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.photos import photo
 from vesearch import masks
 from vesearch.config import Config
-from vesearch.detectors.segmenter import WEIGHTS, Segmenter, _first_seen, _tidied
+from vesearch.detectors.segmenter import WEIGHTS, Segmenter, _distinct, _first_seen, _tidied
 from vesearch.detectors.selection import Selection
 from vesearch.errors import ConfigError, ModelError
 from vesearch.evaluation.segmentation import evaluate
@@ -67,6 +67,19 @@ def test_what_is_large_and_central_comes_first_then_what_is_sure() -> None:
     # 0.9 * 0.02^0.3 * e^-0.64 = 0.15; 0.7 * 0.4^0.3 = 0.53; 0.1 * 0.9^0.3 = 0.10
     assert _first_seen(np.arange(4), scores, shares, placed).tolist() == [2, 0, 1, 3]
     assert _first_seen(np.array([1]), scores, shares, placed).tolist() == [1]
+
+
+def test_a_thing_found_twice_counts_once_and_a_part_counts_less() -> None:
+    inside = np.zeros((5, 20, 20), bool)
+    inside[0, :10, :10] = True
+    inside[1, :10, :9] = True  # the same again: IoU 0.9
+    inside[2, 5:10, 5:15] = True  # half of it lies within the first
+    inside[3, 15:, 15:] = True
+    scores = np.array([0.8, 0.7, 0.6, 0.5, 0.9], np.float32)  # the last has an empty mask
+    rows, lowered = _distinct(inside, scores)
+    assert rows.tolist() == [0, 3, 2]
+    assert lowered.tolist() == pytest.approx([0.8, 0, 0.6 * 0.75, 0.5, 0])
+    assert _distinct(inside, scores / 10)[0].size == 0
 
 
 def test_specks_and_small_holes_of_a_mask_are_mended() -> None:

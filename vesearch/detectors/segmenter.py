@@ -21,9 +21,10 @@ from vesearch.records import Bool, Entities, Float32, Int64, UInt8
 WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
 _SIDE = 448  # px: the longest side the network sees
 _VERSION = "segmenter-2"  # change it whenever the same outputs may give other entities
-_LEAST_SCORE = 0.05  # below it nothing is found, but the whole image
+_LEAST_SCORE = 0.1  # below it nothing is found, but the whole image
 _INSIDE = 0.4  # probability: masks cut at one half come out too small
 _SAME = 0.65  # IoU of masks above which the lesser of two is the same thing
+_PART = 0.5  # share of its score that a thing loses which lies within a larger and better one
 _SPECK = 0.1  # share of a mask below which a part apart from the rest, or a hole, is a mistake
 _WHOLE_SCORE = 0.05  # of the whole image when nothing stands out
 _SIZE_COUNTS = 0.3  # power of its share of the image, in how much a thing stands out
@@ -97,9 +98,7 @@ class Segmenter:
         small = found["masks"].new_tensor(_tidied(found["masks"][:, 0].cpu().numpy()))[:, None]
         # half the size is enough to compare them
         inside = _drawn(found["boxes"] / 2, small, (size[0] // 2, size[1] // 2))
-        scores = found["scores"].cpu().numpy().astype(np.float32)
-        scores[scores < _LEAST_SCORE] = 0
-        distinct = _distinct(inside, scores)
+        distinct, scores = _distinct(inside, found["scores"].cpu().numpy().astype(np.float32))
         shares = inside.mean((1, 2)).astype(np.float32)
         rows = distinct[self.selection.rows(scores[distinct], shares[distinct])]
         h, w = size_hw[:2]
@@ -152,14 +151,25 @@ def _tidied(small: Float32) -> Float32:
     return tidy
 
 
-def _distinct(inside: Bool, scores: Float32) -> Int64:
-    """Return the rows, best first, that have a score and are no better row's thing again."""
+def _distinct(inside: Bool, scores: Float32) -> tuple[Int64, Float32]:
+    """Return the rows that are no better row's thing again, best first, and the scores of all.
+
+    What lies within a larger and better one may be a part of it that was taken for a thing: it
+    counts up to _PART less.
+    """
     flat = inside.reshape(len(inside), math.prod(inside.shape[1:])).astype(np.float32)
     both = flat @ flat.T
     areas = np.diag(both)
     iou = both / np.maximum(areas[:, None] + areas[None] - both, 1)
+    lowered = np.zeros_like(scores)
     kept: list[int] = []
     for row in np.argsort(-scores, kind="stable").tolist():
-        if scores[row] > 0 and areas[row] and not (iou[row, kept] > _SAME).any():
-            kept.append(row)
-    return np.array(kept, np.int64)
+        if not areas[row] or (iou[row, kept] > _SAME).any():
+            continue
+        larger = [other for other in kept if areas[other] > areas[row]]
+        within = both[row, larger].max(initial=0) / areas[row]
+        lowered[row] = scores[row] * (1 - _PART * within)
+        kept.append(row)
+    lowered[lowered < _LEAST_SCORE] = 0
+    order = np.argsort(-lowered, kind="stable")
+    return order[lowered[order] > 0], lowered
