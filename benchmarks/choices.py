@@ -239,7 +239,10 @@ def rows() -> list[Row]:
         Row("the defaults"),
         *(Row(f"`projection.dim={d}`", (f"projection.dim={d}",)) for d in (64, 96, 192, 256)),
         *(Row(name, project=project) for name, project in tried.items()),
-        *(Row(f"`crop.context={c}`", (f"crop.context={c}",)) for c in ("0.0", "0.2", "0.3")),
+        *(
+            Row(f"`crop.context={c}`", (f"crop.context={c}",))
+            for c in ("0.0", "0.05", "0.2", "0.3")
+        ),
         Row("background blurred", cut=lambda remembered: without_background(True, remembered)),
         Row("background grey", cut=lambda remembered: without_background(False, remembered)),
         *(Row(f"`crop.widen={w}`", (f"crop.widen={w}",)) for w in ("0.0", "1.0")),
@@ -324,6 +327,7 @@ def line(name: str, found: Measured, usual: Measured) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("labels", type=Path, nargs="+", metavar="LABELS.csv")
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="rows whose names hold one of")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     options = parser.parse_args()
     sets = [read(path) for path in options.labels]
@@ -333,11 +337,14 @@ def main() -> None:
     detectors = [Remembered(Job(load_config(overrides=options.settings)).detector) for _ in sets]
     kept: dict[tuple[Any, ...], list[Gallery]] = {}
     usual: Measured | None = None
-    for row in rows():
+    usual_row, *others = rows()
+    if options.only:
+        others = [row for row in others if any(text in row.name for text in options.only)]
+    for row in (usual_row, *others):
         config = load_config(overrides=[*options.settings, *row.settings])
         if row.gallery not in kept:
             # the default's are used again, others are not
-            kept = {k: v for k, v in kept.items() if k == rows()[0].gallery}
+            kept = {k: v for k, v in kept.items() if k == usual_row.gallery}
             kept[row.gallery] = list(galleries(row, config, sets, detectors))
         found, full_results = measured(row, sets, kept[row.gallery], config)
         usual = usual or found

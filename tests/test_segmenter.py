@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.photos import photo
-from vesearch import masks
+from vesearch import lite0, masks
 from vesearch.config import Config
 from vesearch.detectors.segmenter import WEIGHTS, Segmenter, _distinct, _first_seen, _tidied
 from vesearch.detectors.selection import Selection
@@ -208,13 +209,32 @@ def test_what_is_not_annotated_is_no_background(data: Path, complete: str) -> No
         assert segmenter._unknown(corners, target).all()
 
 
-def test_the_shipped_recipe_is_what_the_weights_were_made_with() -> None:
+def test_the_shipped_recipes_are_what_the_weights_were_made_with() -> None:
     from vesearch.checkpoints import tensorfile
 
+    about = tensorfile.read_metadata(WEIGHTS)
+    shipped = recipe.read(ROOT / "pipelines" / "training" / "segmenter_backbone.yaml")
+    assert json.loads(about["recipe"]) == json.loads(json.dumps(asdict(shipped)))
+    first = json.loads(json.loads(about["started_from"])["recipe"])
     shipped = recipe.read(ROOT / "pipelines" / "training" / "segmenter.yaml")
-    made_with = json.loads(tensorfile.read_metadata(WEIGHTS)["recipe"])
-    assert made_with["learning_rate"] == shipped.learning_rate
-    assert [s["folder"] for s in made_with["sources"]] == [s.folder for s in shipped.sources]
+    assert first == {k: v for k, v in json.loads(json.dumps(asdict(shipped))).items() if k in first}
+
+
+def test_a_second_run_starts_from_the_weights_of_a_first(data: Path, tmp_path: Path) -> None:
+    first = segmenter.Run(small(2), data, tmp_path / "first")
+    first.train()
+    start = tmp_path / "first" / "segmenter.safetensors"
+    taught = replace(small(1), backbone_rate=0.5, learning_rate=0.01)
+    segmenter.Run(taught, data, tmp_path / "second", start=start).train()
+    one, two = load_file(start), load_file(tmp_path / "second" / "segmenter.safetensors")
+    changed = {name for name in one if not torch.equal(one[name], two[name])}
+    assert any(name.startswith("backbone.body.blocks.6.") for name in changed)
+    assert one.keys() == two.keys() and not any("body.blocks.0." in name for name in one)
+    # a frozen backbone is as it came
+    own = Segmenter(weights=str(start))._model.state_dict()
+    given = lite0.load().state_dict()
+    name = "blocks.6.0.conv_pw.weight"
+    assert torch.allclose(own[f"backbone.body.{name}"], given[name], atol=1e-2)
 
 
 @pytest.mark.parametrize(
