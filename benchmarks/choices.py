@@ -1,6 +1,6 @@
 """Measure what each choice between photo and vector does to retrieval: one row changes one thing.
 
-python benchmarks/choices.py animals.csv products.csv …     CSV files as `evaluate retrieval` takes
+.venv/bin/python benchmarks/choices.py animals.csv products.csv …    (as `evaluate retrieval` takes)
 
 Each row goes through the project's own functions. What a setting can change is changed by it; what
 was tried and not kept is put in their place here. Every file counts the same, whatever its size.
