@@ -77,6 +77,8 @@ class Segmenter:
         load_tensors(network, self._path)
         network.eval().requires_grad_(False)
         network.backbone.fold()
+        # scores only fall from here on: what is below now needs no mask, the costliest part
+        network.roi_heads.score_thresh = _LEAST_SCORE
         return network.to(devices.resolve(self.device), memory_format=torch.channels_last)
 
     def _forward(self, group: Sequence[UInt8]) -> list[dict[str, Any]]:
