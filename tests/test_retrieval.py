@@ -151,7 +151,8 @@ def test_what_cannot_be_read_is_skipped_and_what_is_alone_left_out(labelled: Pat
 def test_labels_that_no_two_photos_share(labelled: Path) -> None:
     (labelled / "labels.csv").write_text("path,label\ncat1.png,cat\ncup1.png,cup\n")
     result = evaluate(labelled)
-    assert result.exit_code == 1 and "no label is on two different photos" in result.stderr
+    assert result.exit_code == 1
+    assert "labels.csv: no label is on two different photos" in result.stderr
 
 
 def test_a_box_outside_its_photo(labelled: Path) -> None:

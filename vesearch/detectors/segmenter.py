@@ -127,7 +127,8 @@ def _first_seen(rows: Int64, scores: Float32, shares: Float32, placed: Float32) 
 
     Of two things that are as sure, the larger and more central one stands out. shares: of the
     image, of each mask; placed: (n, 4) boxes in units of the image's sides. The others keep their
-    order, by score: it is the better one for finding all of them.
+    order, by score: it is the better one for finding all of them. The caller gives the first the
+    highest score, so that scores fall.
     """
     centres = (placed[rows, :2] + placed[rows, 2:]) / 2 - 0.5
     salience = scores[rows] * shares[rows] ** _SIZE_COUNTS

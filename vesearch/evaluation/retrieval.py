@@ -94,7 +94,11 @@ def evaluate(config: Config, labels: Path) -> Retrieval:
     Raises ConfigError.
     """
     rows = read(labels)
-    return measure(collect(Job(config), rows), rows, config.projection)
+    gallery = collect(Job(config), rows)
+    try:
+        return measure(gallery, rows, config.projection)
+    except ConfigError as err:
+        raise ConfigError(f"{labels}: {err}") from err
 
 
 def collect(job: Job, rows: Sequence[Label]) -> Gallery:

@@ -26,8 +26,7 @@ def cut(frame: Frame, entities: Entities, settings: Crop) -> list[bytes]:
 def cut_boxes(frame: Frame, boxes_xyxy: Float32, settings: Crop) -> list[bytes]:
     """Return one square JPEG per box, with what is around it; what is missing of a square is grey.
 
-    Nothing is stretched: a network knows things by their proportions, too. The JPEG is what gets
-    embedded, at ingest and at query alike, so that both see the same pixels.
+    The JPEG is what gets embedded, at ingest and at query alike, so that both see the same pixels.
     """
     image = Image.fromarray(frame.pixels)
     scale = frame.pixels.shape[1] / frame.width, frame.pixels.shape[0] / frame.height
