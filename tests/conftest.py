@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.publishing import home, offline, site  # noqa: F401  (fixtures)
+from tests.tally import COUNTS
 from vesearch.config import Config, load_config
 
 _DETECTRON2 = "detectron2 is not installed"
@@ -34,3 +35,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     count = sum(_DETECTRON2 in str(report.longrepr) for report in skipped)
     why = f" ({_DETECTRON2})" if count else ""
     terminalreporter.write_line(f"detectron2: {count} tests skipped{why}")
+    for what, tried in sorted(COUNTS.items()):
+        terminalreporter.write_line(f"{what}: {tried:,}")

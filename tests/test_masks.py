@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco
 
 from vesearch import masks
 from vesearch.records import Entities
@@ -95,3 +96,26 @@ def test_shapes_are_checked_at_birth() -> None:
         Entities(**fields | {"boxes_xyxy": np.zeros(4, np.float32)})
     with pytest.raises(ValueError, match="labels must have 1 entries, got 0"):
         Entities(**fields | {"labels": ()})
+
+
+# --- masks from anybody -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (7, 5), (64, 48), (300, 200)])
+def test_decoding_gives_what_was_encoded(size_hw: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    rough = rng.random((9, *size_hw)) < rng.random((9, 1, 1))
+    rough[0], rough[1] = True, False
+    for mask, counts in zip(rough, masks.encode(rough), strict=True):
+        np.testing.assert_array_equal(masks.decode(counts, size_hw), mask)
+        reference = coco.decode({"counts": counts, "size": list(size_hw)}).astype(bool)
+        np.testing.assert_array_equal(masks.decode(counts, size_hw), reference)
+
+
+@pytest.mark.parametrize("counts", [b"", b"0", b"\xff\xff", b"ZZZZZZZZ", b"\0", b"o" * 99, b"1S"])
+def test_runs_that_are_no_mask_of_that_size_are_refused(counts: bytes) -> None:
+    with pytest.raises(ValueError, match="run lengths"):
+        masks.decode(counts, (10, 10))
+    larger = masks.encode(np.ones((1, 500, 500), bool))[0]
+    with pytest.raises(ValueError, match="no mask of 10x10"):
+        masks.decode(larger, (10, 10))

@@ -381,4 +381,4 @@ def test_the_lock_is_free_after_an_error(made: Store) -> None:
 
 def test_the_settings_file_is_plain_json(made: Store) -> None:
     document = json.loads((made.path / "store.json").read_text())
-    assert document == {"schema": 2, "settings": SETTINGS}
+    assert document == {"schema": 2, "settings": SETTINGS, "crc32": document["crc32"]}

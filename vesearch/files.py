@@ -1,15 +1,19 @@
-"""Write files so that they are there whole or not at all."""
+"""The file layer: write files so that they are there whole or not at all, and notice damage."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 TEMP_PREFIX = ".tmp-"
+_SEAL = "crc32"
 
 
 @contextmanager
@@ -29,10 +33,47 @@ def atomic(path: Path) -> Iterator[Path]:
         temp.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
+    with atomic(path) as temp:
+        temp.write_bytes(data)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    with atomic(path) as temp:
-        temp.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically, with a checksum that read_json compares."""
+    write_text(path, sealed_json(document))
+
+
+def sealed_json(document: Mapping[str, Any]) -> str:
+    """Return a JSON object as text, with a checksum that read_json compares."""
+    return json.dumps({**document, _SEAL: _crc_of(document)}, indent=2) + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises OSError, or ValueError where it is damaged.
+
+    One without a checksum is taken as it is: earlier versions wrote none.
+    """
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict):
+        raise ValueError(f"not a JSON object but a {type(document).__name__}")
+    seal = document.pop(_SEAL, None)
+    if seal is not None and seal != _crc_of(document):
+        raise ValueError("it is not as it was written")
+    return document
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -57,3 +98,8 @@ def crc32(path: Path) -> int:
         while block := file.read(1 << 20):
             value = zlib.crc32(block, value)
     return value
+
+
+def _crc_of(document: Mapping[str, Any]) -> str:
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return f"{zlib.crc32(canonical.encode()):08x}"

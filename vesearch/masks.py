@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from vesearch.records import Bool, Entities, Float32
+from vesearch.records import Bool, Entities, Float32, Int64
 
 _PEAK_SIDE = 160  # px: peaks are searched on a grid of at most this side; finer is not seen
 
@@ -22,10 +22,42 @@ def encode(masks: Bool) -> tuple[bytes, ...]:
     return tuple(rle["counts"] for rle in coco.encode(columns))
 
 
-def decode(counts: bytes, size_hw: tuple[int, int]) -> Bool:
-    """Decode COCO run lengths to one (h, w) mask."""
-    mask: Bool = coco.decode({"counts": counts, "size": list(size_hw)}).astype(bool)
+def decode(counts: bytes | str, size_hw: tuple[int, int]) -> Bool:
+    """Decode COCO compressed run lengths to one (h, w) mask.
+
+    Raises ValueError for runs of another size: a store may come from anybody, and pycocotools
+    takes the missing pixels from whatever its memory held.
+    """
+    h, w = size_hw
+    runs = _runs(counts.encode() if isinstance(counts, str) else counts)
+    if (runs < 0).any() or runs.sum() != h * w:
+        raise ValueError(f"these run lengths are no mask of {w}x{h} pixels")
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    mask: Bool = flat.reshape(w, h).T  # COCO's runs go down the columns
     return mask
+
+
+def _runs(counts: bytes) -> Int64:
+    """Return the run lengths in pycocotools' text: 5 bits a character, later ones as differences.
+
+    Of a character less 48, bit 5 says that the number goes on, bit 4 of the last one is its sign;
+    from the fourth run on it is the difference to the run two before.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for code in counts:
+        bits = code - 48
+        if not 0 <= bits < 64 or shift > 30:
+            raise ValueError("these are no run lengths")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return np.array(runs, np.int64)
 
 
 def from_coco(shape: Any, size_hw: tuple[int, int]) -> dict[str, Any]:

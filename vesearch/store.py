@@ -6,7 +6,8 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
+import re
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -24,18 +25,36 @@ from vesearch.errors import (
     StoreMismatchError,
     StoreMissingError,
 )
-from vesearch.files import TEMP_PREFIX, atomic, crc32, write_text
+from vesearch.files import TEMP_PREFIX, read_json, remove, write_bytes, write_json
 from vesearch.tables import Rows
 
 SCHEMA = 2
 _CHUNK_BYTES = 1 << 18
+_IN_MEMORY: dict[str, Any] = {"driver": "H5FD_CORE", "driver_core_backing_store": 0}
 _MISSING = b"\0"  # stands for None in a text column; no text of ours is a lone NUL
+_TAIL_MARK = b"vesearch"
+_TAIL_BYTES = 300
 _SEALED = 0x2144DF1C  # CRC-32 of any bytes followed by their own CRC-32, little-endian
 _SHARD_NAME = "{:06d}.h5"
-_DAMAGED = "{} is damaged; delete it and run the stage again"
+_SHARD_FILE = re.compile(r"\d{6,12}\.h5")
+_REPAIR = "run: vesearch verify --repair"
 _NOT_OURS = "is not a vesearch store: it has no store.json"
 
 R = TypeVar("R", bound=Rows)
+
+
+class _NoPickle:
+    """Stands where PyTables would unpickle attributes, which runs whatever a file says."""
+
+    @staticmethod
+    def loads(*_: object, **__: object) -> None:
+        raise ValueError("pickled data in a store")
+
+
+# PyTables tries to unpickle any text attribute that ends in a full stop, already on opening a
+# file; on this failure it hands out the text itself
+for _module in (tables.attributeset, tables.atom):
+    _module.pickle = _NoPickle
 
 
 def fingerprint(*parts: object) -> str:
@@ -60,15 +79,19 @@ class Store:
         """Return the settings and weights the store was made with. Raises StoreMissingError."""
         file = self.path / "store.json"
         try:
-            known = json.loads(file.read_text(encoding="utf-8"))
+            known = read_json(file)
             schema, settings = known["schema"], dict(known["settings"])
         except FileNotFoundError as err:
             hint = "make one with: vesearch ingest FOLDER"
+            if self.shards("images"):
+                raise StoreDamagedError(f"{file} is missing; {_REPAIR}") from err
             if self.path.is_dir() and any(self.path.iterdir()):
                 raise StoreMissingError(f"{self.path} {_NOT_OURS}; {hint}") from err
             raise StoreMissingError(f"no store at {self.path}; {hint}") from err
-        except (OSError, ValueError, KeyError, TypeError) as err:
-            raise StoreDamagedError(f"{file} cannot be read: {err}") from err
+        except OSError as err:
+            raise StoreError(f"cannot read {file}: {err.strerror}") from err
+        except (ValueError, KeyError, TypeError) as err:
+            raise StoreDamagedError(f"{file} cannot be read: {err}; {_REPAIR}") from err
         if schema != SCHEMA:
             raise StoreMismatchError(
                 f"{self.path} has store format {schema}, this vesearch reads format {SCHEMA}"
@@ -81,7 +104,10 @@ class Store:
             return
         self._refuse_foreign()
         document = {"schema": SCHEMA, "settings": dict(settings)}
-        write_text(self.path / "store.json", json.dumps(document, indent=2) + "\n")
+        try:
+            write_json(self.path / "store.json", document)
+        except OSError as err:
+            raise StoreError(f"cannot write to store {self.path}: {err.strerror}") from err
 
     def check(self, settings: Mapping[str, Any], *, ignoring: Collection[str] = ()) -> None:
         """Raise StoreMismatchError, naming what differs, unless it was made with these settings."""
@@ -119,14 +145,15 @@ class Store:
 
     def _refuse_foreign(self) -> None:
         """Raise StoreError for a folder with someone else's files: nothing is swept there."""
-        if not self.exists() and self.path.is_dir() and any(_visible(self.path)):
+        ours = self.exists() or self.shards("images")  # settings may be lost, and are repaired
+        if not ours and self.path.is_dir() and any(_visible(self.path)):
             raise StoreError(f"{self.path} {_NOT_OURS}, and it is not empty")
 
     def _sweep(self) -> None:
         """Remove what killed writers left half-written."""
         places = (self.path.glob(f"{folder}{TEMP_PREFIX}*") for folder in ("", "*/", "*/*/"))
         for left in [path for found in places for path in found]:
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            remove(left)
 
     # --- shards -------------------------------------------------------------------------------
 
@@ -136,12 +163,26 @@ class Store:
 
     def shards(self, kind: str) -> list[int]:
         """Return the committed shards of a kind, whatever their fingerprint."""
-        return sorted(int(p.stem) for p in (self.path / kind).glob("[0-9]*.h5"))
+        found = (self.path / kind).glob("[0-9]*.h5")
+        return sorted(int(path.stem) for path in found if _SHARD_FILE.fullmatch(path.name))
 
     def is_done(self, kind: str, shard: int, stamp: str) -> bool:
-        """Tell whether a shard is committed with this fingerprint."""
+        """Tell whether a shard is committed with this fingerprint. Raises StoreDamagedError."""
         path = self.shard_path(kind, shard)
-        return path.exists() and self.stamp(path) == stamp
+        if not path.exists():
+            return False
+        if self.stamp(path) == stamp:
+            return True
+        with _reading(path):  # a flipped bit in the fingerprint must not look like other settings
+            return False
+
+    def drop(self, kind: str, shard: int) -> None:
+        """Remove one shard's file. Raises StoreError."""
+        path = self.shard_path(kind, shard)
+        try:
+            remove(path)
+        except OSError as err:
+            raise StoreError(f"cannot remove {path}: {err.strerror}") from err
 
     def write(self, shard: int, rows: Rows, stamp: str) -> None:
         """Commit one shard atomically under its fingerprint."""
@@ -161,30 +202,47 @@ class Store:
 
     def write_file(self, path: Path, columns: Mapping[str, Any], stamp: str) -> None:
         """Commit named columns to one HDF5 file. Raises StoreError when the disk refuses."""
+        # made in memory: what the disk refuses is then told by the system, not by HDF5, which
+        # would keep the file open and try again
+        with tables.open_file(_name(path), "w", **_IN_MEMORY) as file:
+            file.root._v_attrs.schema = SCHEMA
+            file.root._v_attrs.fingerprint = stamp
+            for name, values in columns.items():
+                _write_column(file, name, values)
+            image = file.get_file_image()
         try:
-            with atomic(path) as temp:
-                with tables.open_file(str(temp), "w") as file:
-                    file.root._v_attrs.schema = SCHEMA
-                    file.root._v_attrs.fingerprint = stamp
-                    for name, values in columns.items():
-                        _write_column(file, name, values)
-                _seal(temp)
-        except (OSError, tables.HDF5ExtError) as err:
-            reason = getattr(err, "strerror", None) or "the disk refused the write"
-            raise StoreError(f"cannot write {path}: {reason}") from err
+            write_bytes(path, _sealed(image, stamp))
+        except OSError as err:
+            raise StoreError(f"cannot write {path}: {err.strerror or err}") from err
 
     def read_file(self, path: Path, names: list[str] | tuple[str, ...]) -> dict[str, Any]:
         """Read the named columns of one HDF5 file.
 
         Raises StoreMissingError or StoreDamagedError.
         """
-        with _reading(path, whole=True) as file:
+        with _reading(path) as file:
             return {name: _read_column(file, name) for name in names}
 
     def stamp(self, path: Path) -> str:
         """Return a file's fingerprint."""
-        with _reading(path, whole=False) as file:  # asked of every shard: not worth its bytes
-            return str(file.root._v_attrs.fingerprint)
+        try:
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+                tail = file.read(_TAIL_BYTES)
+        except FileNotFoundError as err:
+            raise StoreMissingError(f"{path} is missing from the store; {_REPAIR}") from err
+        except OSError as err:
+            raise StoreError(f"cannot read {path}: {err.strerror}") from err
+        stamp = _stamp_in(tail)
+        if stamp is None:  # damaged, or written before there were tails
+            with _reading(path) as whole:
+                return str(whole.root._v_attrs.fingerprint)
+        return stamp
+
+    def check_file(self, path: Path) -> None:
+        """Raise StoreMissingError or StoreDamagedError unless every byte is as it was written."""
+        with _reading(path):
+            pass
 
 
 def _visible(folder: Path) -> Iterator[Path]:
@@ -192,33 +250,57 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _reading(path: Path, *, whole: bool) -> Iterator[Any]:
-    """Open an HDF5 file; with whole, once every byte is known to be as it was written."""
-    if not path.exists():
-        raise StoreMissingError(f"{path} is missing from the store")
+def _reading(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file once every byte is known to be as it was written.
+
+    HDF5 guards no metadata: a flipped bit there is a wrong answer or a crash in C.
+    """
     try:
-        if whole and crc32(path) != _SEALED:
-            raise StoreDamagedError(_DAMAGED.format(path))
-        with tables.open_file(str(path), "r") as file:
+        data = path.read_bytes()
+        if zlib.crc32(data) != _SEALED:
+            raise StoreDamagedError(f"{path} is damaged; {_REPAIR}")
+        with tables.open_file(_name(path), "r", driver_core_image=data, **_IN_MEMORY) as file:
             if file.root._v_attrs.schema != SCHEMA:
                 raise StoreMismatchError(f"{path} has another format than {SCHEMA}")
             yield file
     except StoreError:
         raise
-    except PermissionError as err:
-        raise StoreError(f"cannot read {path}: {err.strerror}") from err
+    except FileNotFoundError as err:
+        raise StoreMissingError(f"{path} is missing from the store; {_REPAIR}") from err
     except Exception as err:  # HDF5 and PyTables raise almost anything on damaged files
-        raise StoreDamagedError(_DAMAGED.format(path)) from err
+        if isinstance(err, OSError) and err.errno is not None:
+            raise StoreError(f"cannot read {path}: {err.strerror}") from err
+        raise StoreDamagedError(f"{path} is damaged; {_REPAIR}") from err
 
 
-def _seal(path: Path) -> None:
-    """Append a closed file's CRC-32, which HDF5 ignores.
+def _name(path: Path) -> str:
+    """Return a name for a file in memory; HDF5 wants one that is not there."""
+    return f"/dev/null/{path}"
 
-    HDF5 guards no metadata: a flipped bit there is a wrong answer or a crash in C.
+
+def _sealed(image: bytes, stamp: str) -> bytes:
+    """Append to a file's bytes a tail that HDF5 ignores: its fingerprint, and a CRC-32 of all.
+
+    There the fingerprint can be read without the rest; it has a CRC-32 of its own.
     """
-    crc = crc32(path)
-    with path.open("ab") as file:
-        file.write(crc.to_bytes(4, "little"))
+    text = stamp.encode()
+    mark = text + len(text).to_bytes(1, "little") + _TAIL_MARK
+    body = image + mark + _crc(mark)
+    return body + _crc(body)
+
+
+def _stamp_in(tail: bytes) -> str | None:
+    """Return the fingerprint in the last bytes of a file, None where there is no whole tail."""
+    mark, crc = tail[:-8], tail[-8:-4]
+    end = len(mark) - len(_TAIL_MARK) - 1
+    if end < 0 or not mark.endswith(_TAIL_MARK) or mark[end] > end:
+        return None
+    mark = mark[end - mark[end] :]
+    return mark[: mark[-1 - len(_TAIL_MARK)]].decode() if _crc(mark) == crc else None
+
+
+def _crc(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(4, "little")
 
 
 def _write_column(file: Any, name: str, values: Any) -> None:
@@ -248,11 +330,19 @@ def _write_array(file: Any, name: str, values: Any) -> None:
 
 def _read_column(file: Any, name: str) -> Any:
     if f"/{name}" in file:
-        return file.root._f_get_child(name).read()
-    data = file.root._f_get_child(f"{name}__bytes").read().tobytes()
-    node = file.root._f_get_child(f"{name}__offsets")
+        return _array(file, name).read()
+    data = _array(file, f"{name}__bytes").read().tobytes()
+    node = _array(file, f"{name}__offsets")
     ends = node.read().tolist()
     blobs = [data[a:b] for a, b in pairwise(ends)]
     if node._v_attrs.kind == "bytes":
         return tuple(blobs)
     return tuple(None if blob == _MISSING else blob.decode() for blob in blobs)
+
+
+def _array(file: Any, name: str) -> Any:
+    """Return a column as we write them: a link, or an array that is kept elsewhere, is none."""
+    node = file.root._f_get_child(name)
+    if not isinstance(node, tables.CArray) or not node.chunkshape:
+        raise ValueError(f"{name} is no chunked array")
+    return node

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vesearch.errors import StoreDamagedError, StoreMissingError
-from vesearch.files import TEMP_PREFIX, crc32, sync
+from vesearch.files import TEMP_PREFIX, crc32, read_json, remove, sealed_json, sync
 
 MANIFEST = "index.json"
 FORMAT = 1
@@ -31,7 +29,7 @@ def commit(folder: Path, facts: dict[str, Any], write: Callable[[Path], None]) -
     part = folder.with_name(f"{TEMP_PREFIX}{os.getpid()}-{folder.name}")
     old = part.with_name(f"{part.name}.old")
     for leftover in (part, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove(leftover)
     part.mkdir(parents=True)
     try:
         write(part)
@@ -40,7 +38,7 @@ def commit(folder: Path, facts: dict[str, Any], write: Callable[[Path], None]) -
             for path in sorted(part.iterdir())
         }
         manifest = {"format": FORMAT, **facts, "files": files}
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        (part / MANIFEST).write_text(sealed_json(manifest), encoding="utf-8")
         for path in (*part.iterdir(), part):
             sync(path)
         if folder.exists():
@@ -50,8 +48,8 @@ def commit(folder: Path, facts: dict[str, Any], write: Callable[[Path], None]) -
     finally:
         if old.exists() and not folder.exists():
             os.replace(old, folder)
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        remove(part)
+        remove(old)
 
 
 def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
@@ -62,7 +60,7 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise StoreMissingError(f"{folder}: there is no index; run `vesearch build-index` first")
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         found, files = (manifest["format"], manifest["kind"]), manifest["files"].items()
         expected = [(folder / name, file["size"], file["crc32"]) for name, file in files]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
@@ -70,6 +68,8 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     if found != (FORMAT, kind):
         raise damaged(folder, f"it is {found[1]!r} format {found[0]}, not {kind!r} format {FORMAT}")
     for path, size, checksum in expected:
+        if path.parent != folder:  # an index may come from anybody
+            raise damaged(folder, f"{MANIFEST} names {path}")
         try:
             whole = path.stat().st_size == size and crc32(path) == checksum
         except OSError as err:
