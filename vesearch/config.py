@@ -40,6 +40,8 @@ class Images:
     max_side: int = _setting(1024, low=64, high=8192)
     max_pixels: int = _setting(250_000_000, low=1, kept="not")
     max_bytes: int = _setting(500_000_000, low=1, kept="not")
+    max_memory: int = _setting(3_000_000_000, low=256_000_000, kept="not")
+    max_seconds: float = _setting(60.0, low=0.1, high=86_400.0, kept="not")
 
 
 @dataclass(frozen=True)
