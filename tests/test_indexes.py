@@ -17,8 +17,7 @@ from vesearch.errors import (
     StoreMissingError,
     VesearchError,
 )
-from vesearch.indexes import INDEXES, Index
-from vesearch.indexes import ngt as ngt_module
+from vesearch.indexes import INDEXES, Index, tuning
 from vesearch.indexes.exact import top_k
 from vesearch.indexes.folder import MANIFEST
 from vesearch.indexes.ngt import EXACT_BELOW, NgtIndex
@@ -296,13 +295,13 @@ def test_tunes_again_once_the_graph_has_doubled(tmp_path: Path) -> None:
     index = NgtIndex()
     index.load(tmp_path / "index")
     index.add(clustered(GRAPH, seed=2))
-    assert index.settings["tuned_at"] == GRAPH // 2 * 3 + GRAPH * 9 // 10
+    assert index.settings["tuned_at"] == GRAPH // 2 * 3 + GRAPH - tuning.SAMPLE
 
 
 def test_unreachable_recall_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(ngt_module, "EPSILONS", (-0.9,))
+    monkeypatch.setattr(tuning, "EPSILONS", (-0.9,))
     index = NgtIndex(recall=1.0)
     index.build(clustered(GRAPH))
     assert index.settings["epsilon"] == -0.9 and float(index.settings["recall"]) < 1

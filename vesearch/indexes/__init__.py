@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 class Index(Protocol):
     """Finds rows by cosine similarity, higher is better.
 
-    A row is a vector's position in the order of insertion. Vectors and queries are (n, d) float32
-    and L2-normalised; anything else is a ValueError that names the first bad row.
+    Rows are numbered as a list's items are: in the order of insertion, less what was removed.
+    Vectors and queries are (n, d) float32 and L2-normalised; anything else is a ValueError that
+    names the first bad row. A loaded index can be changed; the folder it came from stays as it is.
     """
 
     @property
@@ -31,6 +33,24 @@ class Index(Protocol):
 
     def add(self, vectors: Float32) -> None:
         """Append (n, d) vectors as rows len(self) … len(self) + n - 1; settings stay."""
+        ...
+
+    def remove(self, rows: Int64) -> None:
+        """Delete (m,) rows; those after them move up, as in a list; settings stay.
+
+        Raises ValueError for a row that is out of range or named twice.
+        """
+        ...
+
+    def blocks(self) -> Iterator[tuple[Int64, Float32]]:
+        """Yield (b,) rows and their (b, d) vectors, every row once, in any order.
+
+        A vector may differ from the one that was added by what rounding costs.
+        """
+        ...
+
+    def prefers_rebuild(self, *, removed: int, added: int) -> bool:
+        """Tell whether building anew is cheaper, or searches better, than these changes."""
         ...
 
     def search(self, queries: Float32, k: int) -> tuple[Int64, Float32]:

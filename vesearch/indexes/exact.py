@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesearch.indexes.folder import commit, damaged, read_manifest
 from vesearch.records import Float32, Int64
@@ -37,6 +38,20 @@ def check_unit(vectors: Float32, dimension: int | None = None) -> None:
         if len(bad):
             row, length = start + bad[0], lengths[bad[0]]
             raise ValueError(f"vectors must be L2-normalised, row {row} has length {length:g}")
+
+
+def check_rows(rows: Int64, count: int) -> NDArray[np.bool_]:
+    """Return a (count,) mask of rows; raise ValueError unless each is in range and named once."""
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or (len(rows) and not np.issubdtype(rows.dtype, np.integer)):
+        raise ValueError(f"rows must be (m,) integers, got {rows.shape} {rows.dtype}")
+    outside = rows[(rows < 0) | (rows >= count)]
+    if len(outside):
+        raise ValueError(f"row {outside[0]} is out of range, there are {count} rows")
+    times = np.bincount(rows.astype(np.int64), minlength=count)
+    if (times > 1).any():
+        raise ValueError(f"row {np.argmax(times > 1)} is named twice")
+    return times.astype(bool)
 
 
 def similarities(query: Float32, vectors: Float32) -> Float32:
@@ -111,6 +126,20 @@ class ExactIndex:
         check_unit(vectors, self._parts[0].shape[1] if self._parts else None)
         if len(vectors):
             self._parts.append(np.array(vectors, np.float32, order="C"))
+
+    def remove(self, rows: Int64) -> None:
+        """Copy what is left; an index that was emptied takes any dimension, like a new one."""
+        gone = check_rows(rows, len(self))
+        if gone.any():
+            self._parts = [] if gone.all() else [self.vectors[~gone]]
+
+    def blocks(self) -> Iterator[tuple[Int64, Float32]]:
+        """Yield (b,) rows and their (b, d) vectors, in order."""
+        return self._blocks(_QUERIES)
+
+    def prefers_rebuild(self, *, removed: int, added: int) -> bool:
+        """Say no: a build is one copy, as these changes are."""
+        return False
 
     def search(self, queries: Float32, k: int) -> tuple[Int64, Float32]:
         """Return rows and similarities, both (q, min(k, len(self))), best first."""

@@ -13,23 +13,28 @@ from vesearch.records import Float32, Int64
 Keys = NDArray[np.uint64]
 
 _FILES = {"rows": "rows.npy", "keys": "keys.npy", "twins": "twins.npy"}
+_NONE = -1  # instead of a row
 
 
 def vector_keys(vectors: Float32) -> Keys:
     """Return a 64-bit digest per vector; two of 2 million differ with probability 1 - 1e-7."""
     rows = np.ascontiguousarray(vectors, np.float32)
-    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+    digests = bytearray()
+    for row in rows:
+        digests += hashlib.blake2b(row, digest_size=8).digest()
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
 class RowTable:
-    """Objects numbered from 0, each standing for one row or, with equal vectors, for several.
+    """Objects numbered from 0, each standing for one row, for several equal ones, or for none.
 
     Equal vectors share one object because thousands of them link only to each other in a graph
     and hide the rest: NGT's recall fell to 0.3 where half of the vectors were the same.
+    An object whose rows were all removed is idle: it stays in the graph, and stands for a row
+    again when its vector comes back.
 
-    rows: (objects,) a row of each object.
-    keys: (objects,) digest of its vector.
+    rows: (objects,) a row of each object, -1 for an idle one.
+    keys: (objects,) digest of its vector, no two the same.
     twins: (m, 2) object and row of every further equal vector, sorted.
     """
 
@@ -37,14 +42,20 @@ class RowTable:
         self.rows: Int64 = np.empty(0, np.int64)
         self.keys: Keys = np.empty(0, np.uint64)
         self.twins: Int64 = np.empty((0, 2), np.int64)
+        self.idle = 0  # how many objects are
 
     @property
     def objects(self) -> int:
-        """How many objects there are."""
+        """How many objects there are, the idle ones too."""
         return len(self.rows)
 
+    @property
+    def active(self) -> int:
+        """How many objects stand for a row."""
+        return len(self.rows) - self.idle
+
     def __len__(self) -> int:
-        return len(self.rows) + len(self.twins)
+        return self.active + len(self.twins)
 
     def add(self, keys: Keys, rows: Int64) -> Int64:
         """Register (n,) keys and rows; return the positions that are the next new objects."""
@@ -58,14 +69,43 @@ class RowTable:
         owner = first[~fresh]
         late = owner >= old
         owner[late] = number[owner[late] - old]
-        twins = np.concatenate([self.twins, np.stack([owner, rows[~fresh]], axis=1)])
-        self.twins = twins[np.lexsort((twins[:, 1], twins[:, 0]))]
         self.rows = np.concatenate([self.rows, rows[fresh]])
         self.keys = np.concatenate([self.keys, keys[fresh]])
+        self._share(owner, rows[~fresh])
         return np.flatnonzero(fresh)
 
+    def _share(self, owner: Int64, rows: Int64) -> None:
+        """Give each (m,) row its object: an idle one wakes for the first, the rest are twins."""
+        idle, first = np.unique(owner, return_index=True)
+        asleep = self.rows[idle] == _NONE
+        idle, first = idle[asleep], first[asleep]
+        self.rows[idle] = rows[first]
+        self.idle -= len(idle)
+        pairs = np.delete(np.stack([owner, rows], axis=1), first, axis=0)
+        twins = np.concatenate([self.twins, pairs])
+        self.twins = twins[np.lexsort((twins[:, 1], twins[:, 0]))]
+
+    def remove(self, gone: NDArray[np.bool_]) -> None:
+        """Forget the rows of a (len(self),) mask and number the others anew."""
+        self.twins = self.twins[~gone[self.twins[:, 1]]]
+        lost = np.flatnonzero(self._stands_for(gone))  # objects whose own row goes
+        heirs = np.searchsorted(self.twins[:, 0], lost)  # the first twin of each, if it has one
+        has = np.append(self.twins[:, 0], _NONE)[heirs] == lost
+        heirs = heirs[has]
+        self.rows[lost] = _NONE
+        self.rows[lost[has]] = self.twins[heirs, 1]
+        self.twins = np.delete(self.twins, heirs, axis=0)
+        self.idle += len(lost) - len(heirs)
+        before = np.append(np.cumsum(gone), 0)  # how many go before each row; none before _NONE
+        self.rows -= before[self.rows]
+        self.twins[:, 1] -= before[self.twins[:, 1]]
+
+    def _stands_for(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which (objects,) have their row in a mask of rows."""
+        return np.append(mask, False)[self.rows]  # an idle object's -1 finds the False
+
     def expand(self, objects: Int64, sims: Float32, k: int) -> tuple[Int64, Float32]:
-        """Return the k best rows of (m,) objects and their similarities, ties by lower row."""
+        """Return k best rows of (m,) active objects and their similarities, ties by lower row."""
         rows = self.rows[objects]
         if len(self.twins):
             low = np.searchsorted(self.twins[:, 0], objects, "left")
@@ -77,9 +117,12 @@ class RowTable:
         return rows[best], sims[best]
 
     def pairs(self) -> tuple[Int64, Int64]:
-        """Return all (object, row) pairs as two arrays."""
-        objects = np.concatenate([np.arange(self.objects), self.twins[:, 0]])
-        return objects, np.concatenate([self.rows, self.twins[:, 1]])
+        """Return the object of each row, and the rows, both (len(self),), in the order of rows."""
+        active = np.flatnonzero(self.rows != _NONE)
+        objects = np.concatenate([active, self.twins[:, 0]])
+        rows = np.concatenate([self.rows[active], self.twins[:, 1]])
+        order = np.argsort(rows)
+        return objects[order], rows[order]
 
     def write(self, folder: Path) -> None:
         """Write the table into a folder that is there."""
@@ -90,3 +133,4 @@ class RowTable:
         """Read what write wrote. Raises OSError or ValueError."""
         for name, file in _FILES.items():
             setattr(self, name, np.load(folder / file, allow_pickle=False))
+        self.idle = int((self.rows == _NONE).sum())

@@ -1,0 +1,61 @@
+"""Call a library in C++: silenced, its errors in our words, its files in a scratch folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from vesearch.errors import VesearchError
+from vesearch.quiet import Captured, quiet
+
+
+@contextmanager
+def foreign(action: str, *, silence: bool = True) -> Iterator[None]:
+    """Silence NGT and turn what it raises into a VesearchError of one line."""
+    error: Exception | None = None
+    with quiet() if silence else nullcontext(Captured()) as captured:
+        try:
+            yield
+        except (RuntimeError, ValueError, MemoryError, IndexError) as err:
+            error = err
+    if error is not None:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        printed = f" [{captured.last_line}]" if captured.last_line else ""
+        raise VesearchError(f"NGT cannot {action}: {reason}{printed}") from error
+
+
+def scratch(owner: object) -> Path:
+    """Return a path in a temporary folder that goes when owner does."""
+    home = Path(tempfile.mkdtemp(prefix="vesearch-ngt-"))
+    weakref.finalize(owner, shutil.rmtree, home, ignore_errors=True)
+    return home / "ngt"
+
+
+def redirect(path: Path, folder: Path) -> None:
+    """Let a path, whatever it was, lead to a folder."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+    path.symlink_to(folder.absolute())
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def installed(package: str) -> str:
+    """Return the version of a package, "unknown" where it was built from source."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
