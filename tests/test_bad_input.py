@@ -297,9 +297,12 @@ def test_a_damaged_store_names_the_file_and_its_advice_helps(home: Path, tmp_pat
     shard.write_bytes(shard.read_bytes()[:-100])
     for command in (("status", "--store", store), query):
         line = refused(*command)
-        assert str(shard) in line and "delete it and run the stage again" in line
-    shard.unlink()
-    done("ingest", home / "photos", "--store", store, code=3)
+        assert str(shard) in line and "run: vesearch verify --repair" in line
+    result = done("verify", "--store", store, code=1)
+    assert "entities/000000.h5 is damaged" in result.stdout and "1 wrong" in result.stdout
+    result = done("verify", "--repair", "--store", store)
+    assert "1 wrong, 0 left" in result.stdout
+    assert "nothing wrong" in done("verify", "--store", store).stdout
     assert len(done(*query).stdout.splitlines()) == 2 + len(GOOD) - 1
 
 

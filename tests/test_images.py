@@ -7,6 +7,8 @@ import io
 import os
 import resource
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -16,10 +18,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.bombs import ico, patched, png, zeros
 from tests.photos import photo
+from vesearch import images
 from vesearch.config import Images
 from vesearch.errors import ImageError
-from vesearch.images import decode, digest_of, looks_like_image, read_frame
+from vesearch.images import (
+    decode,
+    digest_of,
+    looks_like_image,
+    one_line,
+    read_bytes,
+    read_frame,
+)
 from vesearch.records import Frame, UInt8
 
 LIMITS = Images()
@@ -257,6 +268,44 @@ def test_too_many_bytes_is_told_without_reading(tmp_path: Path) -> None:
     assert caught.value.status == "too_large"
 
 
+def test_pillows_own_bound_on_pixels_is_not_ours() -> None:
+    """It is one for all of a process, of 180 million; here images.max_pixels counts."""
+    data = png((14_000, 14_000), zeros(14_001 * 14_000), colour=0)
+    with pytest.raises(Image.DecompressionBombError), Image.open(io.BytesIO(data)):
+        pass
+    frame = decode(data, Images(max_side=64))
+    assert (frame.width, frame.height, int(frame.pixels.max())) == (14_000, 14_000, 0)
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("alpha", [True, False])
+def test_a_webp_tells_its_size_before_room_is_made_for_it(lossless: bool, alpha: bool) -> None:
+    picture = corners(300, 200)
+    if alpha:
+        picture.putalpha(99)
+    data = saved(picture, "WEBP", lossless=lossless)
+    assert decode(data, Images(max_pixels=60_000)).width == 300
+    assert "300x200 pixels" in str(refusal(data, Images(max_pixels=59_999)))
+
+
+@pytest.mark.filterwarnings("ignore:Image was not the expected size")
+def test_an_icon_is_measured_by_the_picture_inside() -> None:
+    inner = saved(corners(600, 400))
+    assert decode(ico(inner), Images(max_pixels=240_000)).width == 600
+    err = refusal(ico(inner), Images(max_pixels=239_999))
+    assert err.status == "too_large" and "600x400" in str(err)
+
+
+def test_a_decoder_that_hides_the_lack_of_memory_is_seen_through() -> None:
+    """libjpeg calls the data broken; what such a size takes, progressive, is known."""
+    data = saved(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
+    at = data.index(b"\xff\xc2") + 5
+    broken = patched(data, at, struct.pack(">HH", 15_000, 15_000))[:-40]
+    assert refusal(broken).status == "unreadable"
+    err = refusal(broken, Images(max_memory=1_000_000_000))
+    assert err.status == "too_large" and "images.max_memory=1000000000" in str(err)
+
+
 # --- files that are no images -----------------------------------------------------------------
 
 
@@ -292,6 +341,76 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
         read_frame(tmp_path, LIMITS)
     with pytest.raises(ImageError, match="No such file"):
         read_frame(tmp_path / "gone.jpg", LIMITS)
+
+
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    assert "null" in str(unreadable(Path("a\0b.jpg")))
+    assert "too long" in str(unreadable(Path("n" * 300)))
+
+
+def unreadable(path: Path) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        read_bytes(path, LIMITS)
+    assert caught.value.status == "unreadable"
+    return caught.value
+
+
+def test_a_file_that_turns_into_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """Another process swaps them all the time: also between looking and opening."""
+    name, good = tmp_path / "photo", saved(corners(9, 9))
+    name.write_bytes(good)
+    code = """
+import os, sys
+while True:
+    os.mkfifo("pipe"); os.rename("pipe", "photo")
+    open("file", "wb").write(bytes.fromhex(sys.argv[1])); os.rename("file", "photo")
+"""
+    command = [sys.executable, "-c", code, good.hex()]
+    with subprocess.Popen(command, cwd=tmp_path) as swapper:
+        end, read, refused = time.monotonic() + 1, 0, 0
+        while time.monotonic() < end:
+            assert looks_like_image(name) in (True, False)
+            try:
+                assert read_bytes(name, LIMITS) == good
+                read += 1
+            except ImageError as err:
+                assert str(err) == "not a regular file"
+                refused += 1
+        swapper.kill()
+    assert read and refused
+
+
+@pytest.mark.parametrize("change", ["grows", "shrinks", "is touched"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path, reader = tmp_path / "busy.png", images._read
+    path.write_bytes(saved(corners(96, 64)))
+
+    def interrupted(file: io.FileIO, most: int) -> bytes:
+        if change == "is touched":
+            os.utime(path, ns=(1, 1))
+        else:
+            os.truncate(path, path.stat().st_size + (5 if change == "grows" else -5))
+        return reader(file, most)
+
+    monkeypatch.setattr(images, "_read", interrupted)
+    assert str(unreadable(path)) == "the file changed while it was read"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("two\nlines\tand more", "two lines and more"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("right\u202eleft", "right\\u202eleft"),
+        (os.fsdecode(b"\xe9"), "\\udce9"),
+        ("grüße 日本", "grüße 日本"),
+        ("x" * 400, "x" * 300 + "…"),
+    ],
+)
+def test_what_an_error_quotes_is_one_harmless_line(text: str, line: str) -> None:
+    assert one_line(text) == line
 
 
 def test_postscript_is_not_handed_to_another_program() -> None:

@@ -26,6 +26,7 @@ from PIL import Image
 from tests.photos import collect
 from vesearch.catalog import Catalog
 from vesearch.cli import main
+from vesearch.stages import build_index
 from vesearch.store import Store
 from vesearch.tables import CropRows, EmbeddingRows, EntityRows, ImageRows, Rows, same_rows
 
@@ -219,6 +220,10 @@ def test_a_second_ingest_computes_nothing_and_loads_no_torch(home: Path) -> None
     assert {path: path.stat().st_mtime_ns for path in shard_files(home / "plain")} == before
 
 
+def current_build(store: Path) -> str:
+    return build_index.current(Store(store)).name
+
+
 # --- build-index ------------------------------------------------------------------------------
 
 
@@ -262,16 +267,18 @@ def test_a_killed_rebuild_leaves_the_index_as_it_was(
     home: Path, indexed: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    current, new = store / "index" / "current", store / "index" / "000002"
+    new = store / "index" / "000002"
     build = ("build-index", "--store", store, "--device", "cpu", "--set", "index.recall=0.97")
 
     def prepare() -> None:
         shutil.rmtree(store, ignore_errors=True)
         shutil.copytree(indexed, store)
 
-    cut_short(prepare, new.exists, lambda: current.read_text() == "000001\n", *build, delay_s=0)
+    built = current_build(indexed)
+
+    cut_short(prepare, new.exists, lambda: current_build(store) == built, *build, delay_s=0)
     expected = answers(home, indexed)
     assert answers(home, store) == expected
     vesearch(*build)
-    assert current.read_text() != "000001\n"
+    assert current_build(store) != built
     assert answers(home, store) == expected

@@ -11,16 +11,20 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vesearch"
 LAYERS = (
-    ("errors", "records", "tables", "files", "quiet"),
+    ("errors", "records", "tables", "files", "quiet", "printable"),
     ("config", "registry", "devices", "progress", "remote", "zoo", "download", "hub"),
     (
         *("store", "images", "masks", "projection", "executors", "catalog", "lite0", "job"),
+        *("decoders", "decoding"),
         *("annotate", "overlay", "paint", "detectors", "embedders", "indexes"),
         *("architecture", "resnet", "folding", "checkpoints"),
     ),
     ("stages",),
-    ("pipeline", "search", "status", "models", "doctor", "evaluation", "training"),
-    ("cli", "cli_options", "cli_models", "cli_evaluate", "report"),
+    (
+        *("pipeline", "search", "status", "models", "doctor", "evaluation", "training"),
+        *("export", "export_formats", "compact", "problems", "verify", "verify_vectors", "repair"),
+    ),
+    ("cli", "cli_options", "cli_models", "cli_evaluate", "cli_collection", "report"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # each foreign library has its one home
@@ -35,8 +39,9 @@ OWNERS = {
     "detectron2": {"detectors/detectron2.py"},
     "safetensors": {"checkpoints/tensorfile.py"},
     "sklearn": {"projection.py"},
+    "pyarrow": {"export_formats.py"},
     "pycocotools": {"masks.py", "evaluation/segmentation.py"},
-    "click": {"cli.py", "cli_options.py", "cli_models.py", "cli_evaluate.py"},
+    "click": {f"cli{room}.py" for room in ("", "_options", "_models", "_evaluate", "_collection")},
     "huggingface_hub": {"hub.py"},
     "tqdm": {"progress.py", "pipeline.py"},
     "yaml": {"config.py"},

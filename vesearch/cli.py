@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import vesearch
+from vesearch.cli_collection import compact, export, remove, verify
 from vesearch.cli_evaluate import evaluate
 from vesearch.cli_models import models
 from vesearch.cli_options import SKIPPED, Common, with_options
 from vesearch.config import Query
 from vesearch.errors import VesearchError
+from vesearch.printable import PrintableFormatter, printable
 
 if TYPE_CHECKING:  # the modules behind the commands load torch and more: imported on use
-    from vesearch.pipeline import Summary
+    from vesearch.pipeline import Summary, Sync
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 _FOLDERS = click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 
@@ -32,29 +38,55 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("interrupted; the same command continues where it was", err=True)
-            sys.exit(INTERRUPTED)
+            with _terminable():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as err:
+            by_signal = isinstance(err, _TerminatedError)
+            word = "terminated" if by_signal else "interrupted"
+            click.echo(f"{word}; the same command continues where it was", err=True)
+            sys.exit(TERMINATED if by_signal else INTERRUPTED)
         except VesearchError as err:
             self._explain(ctx)
-            raise click.ClickException(str(err)) from err
+            raise click.ClickException(printable(str(err))) from err
         except MemoryError as err:
             self._explain(ctx)
             raise click.ClickException("out of memory; try --set detect.batch_size=1") from err
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except (OSError, ValueError, RuntimeError) as err:
+        except OSError as err:
+            self._explain(ctx)
+            place = f"{err.filename}: " if err.filename else ""
+            raise click.ClickException(printable(f"{place}{err.strerror or err}")) from err
+        except (ValueError, RuntimeError) as err:
             self._explain(ctx)
             kind = type(err).__name__
-            raise click.ClickException(
-                f"{kind}: {err} (-v shows where)".replace("\n", " ")
-            ) from err
+            raise click.ClickException(printable(f"{kind}: {err} (-v shows where)")) from err
 
     @staticmethod
     def _explain(ctx: click.Context) -> None:
         if logging.getLogger("vesearch").isEnabledFor(logging.DEBUG):
             traceback.print_exc()
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM arrived; as at Ctrl-C, what is open is dropped and the lock released."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that it cleans up as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,7 +99,9 @@ def main() -> None:
     vesearch build-index
     vesearch query img.jpg --entity 1 --out result.png
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()  # on stderr
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     warnings.filterwarnings("ignore", module=r"PIL\.")  # each bad file gets a row of its own
     # an interrupt in the instant after PyTables opened a half-written file, which is swept away
     warnings.filterwarnings("ignore", message="Closing remaining open file")
@@ -75,8 +109,10 @@ def main() -> None:
 
 @main.command()
 @_FOLDERS
+@click.option("--sync", is_flag=True, help="Also forget files that vanished from FOLDERS.")
+@click.option("--force", is_flag=True, help="With --sync: even when most of them did.")
 @with_options
-def ingest(common: Common, folders: tuple[Path, ...]) -> None:
+def ingest(common: Common, folders: tuple[Path, ...], sync: bool, force: bool) -> None:
     """Add what is new or changed below FOLDERS to the collection.
 
     \b
@@ -86,7 +122,10 @@ def ingest(common: Common, folders: tuple[Path, ...]) -> None:
     """
     if not folders:
         raise click.UsageError("name a folder of photos, as in: vesearch ingest photos/")
-    _run(common, ("scan", "detect", "crop", "embed"), folders)
+    if force and not sync:
+        raise click.UsageError("--force goes with --sync")
+    how: Sync = "forced" if force else "careful" if sync else "no"
+    _run(common, ("scan", "detect", "crop", "embed"), folders, sync=how)
 
 
 @main.command()
@@ -215,7 +254,7 @@ def query(
             if len(images) == 1:
                 raise
             failed += 1
-            click.echo(f"Error: {err}", err=True)
+            click.echo(f"Error: {printable(str(err))}", err=True)
             continue
         click.echo(report.query_json(result) if as_json else report.query_text(result))
     if failed:
@@ -238,17 +277,23 @@ def status(common: Common, as_json: bool) -> None:
     click.echo(report.status_json(state) if as_json else report.status_text(state))
 
 
-main.add_command(evaluate)
-main.add_command(models)
+for command in (remove, compact, verify, export, evaluate, models):
+    main.add_command(command)
 
 
 def _run(
-    common: Common, stages: tuple[str, ...], folders: tuple[Path, ...] = (), *, refit: bool = False
+    common: Common,
+    stages: tuple[str, ...],
+    folders: tuple[Path, ...] = (),
+    *,
+    refit: bool = False,
+    sync: Sync = "no",
 ) -> None:
     """Run stages, print the summary, and tell by the exit code whether files were skipped."""
     from vesearch import pipeline, report
 
-    summary: Summary = pipeline.run_stages(common.load(), stages, folders, refit=refit)
+    config = common.load()
+    summary: Summary = pipeline.run_stages(config, stages, folders, refit=refit, sync=sync)
     click.echo(report.summary_text(summary), err=True)
     if summary.skipped:
         sys.exit(SKIPPED)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from vesearch.config import Config, Run
+from vesearch.errors import StoreDamagedError
 
 SKIPPED = 3  # exit code: finished, but some images were skipped
 
@@ -30,6 +31,16 @@ class Common:
 
         given = {"run.store": self.store, "run.device": self.device, **flags}
         return configure(self.config, self.overrides, given)
+
+    def load_for_repair(self) -> Config:
+        """Build the settings, without the store's where these are damaged."""
+        from vesearch.config import load_config
+
+        try:
+            return self.load()
+        except StoreDamagedError:
+            given = {"run.store": self.store, "run.device": self.device}
+            return load_config(self.config, overrides=self.overrides, flags=given)
 
 
 def with_options(command: Callable[..., Any]) -> Callable[..., Any]:

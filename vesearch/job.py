@@ -7,12 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vesearch import decoders
 from vesearch.config import Config, Scalar, kept_settings, load_config, names_in
 from vesearch.detectors import DETECTORS, Detector
 from vesearch.detectors.selection import Selection
 from vesearch.embedders import EMBEDDERS, Embedder
 from vesearch.errors import ConfigError, StoreMismatchError
 from vesearch.store import Store, fingerprint
+from vesearch.tables import ImageRows
 
 # whose settings make a store what it is, and the tables that are made with them
 _TABLES = {"images": "images", "detect": "entities", "crop": "crops", "embed": "embeddings"}
@@ -57,6 +59,11 @@ class Job:
         )
         return made
 
+    @property
+    def decoders(self) -> decoders.Decoders:
+        """The processes that decode photos."""
+        return decoders.shared(self.config.images, self.config.run.workers)
+
     def settings(self) -> dict[str, Any]:
         """Return what a store is made with: settings that change results, and digests."""
         digests = (self.detector.weights_digest, self.embedder.weights_digest)
@@ -73,15 +80,16 @@ class Job:
     @cached_property
     def stamps(self) -> dict[str, str]:
         """Return the fingerprint of each kind of shard; each includes the one before it."""
-        settings, stamp, stamps = self.settings(), "", {}
-        for section, kind in _TABLES.items():
-            own = {k: v for k, v in settings.items() if k.startswith(f"{section}.")}
-            stamps[kind] = stamp = fingerprint(kind, own, stamp)
-        return stamps
+        return _stamps(self.settings())
+
+    def recorded_stamps(self) -> dict[str, str]:
+        """Return the same of what the store remembers; the models need not be there."""
+        places = self.places()
+        return _stamps({k: v for k, v in self.store.settings().items() if k not in places})
 
     def open_for_writing(self) -> None:
         """Create the store or check its settings; call it with the lock held."""
-        if self.store.exists():
+        if self.store.exists() or self.store.shards(ImageRows.KIND):
             self.open_for_reading()
         self.store.remember(self.settings() | self.places())
 
@@ -104,9 +112,24 @@ class Job:
                 )
 
     def pending(self, kind: str, upstream: str) -> list[int]:
-        """Return the shards whose upstream table is there but whose own is missing or outdated."""
+        """Return the shards whose upstream table is there but whose own is missing or outdated.
+
+        A shard of the log without images of its own (copies, removals) has no other tables.
+        """
         stamp = self.stamps[kind]
-        return [s for s in self.store.shards(upstream) if not self.store.is_done(kind, s, stamp)]
+        open_ = [s for s in self.store.shards(upstream) if not self.store.is_done(kind, s, stamp)]
+        return [s for s in open_ if upstream != ImageRows.KIND or self._has_images(s)]
+
+    def _has_images(self, shard: int) -> bool:
+        return len(self.store.read(ImageRows, shard, "image_ids").own(shard)) > 0
+
+
+def _stamps(settings: Mapping[str, Any]) -> dict[str, str]:
+    stamp, stamps = "", {}
+    for section, kind in _TABLES.items():
+        own = {k: v for k, v in settings.items() if k.startswith(f"{section}.")}
+        stamps[kind] = stamp = fingerprint(kind, own, stamp)
+    return stamps
 
 
 def _binds(store: Store, key: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from vesearch.job import Job
 from vesearch.progress import bar
 from vesearch.records import Frame
 from vesearch.registry import did_you_mean
-from vesearch.stages import build_index, crop, detect, embed, fit_pca, scan
+from vesearch.stages import build_index, crop, detect, embed, fit_pca, forget, scan
 from vesearch.stages.batches import batched
 from vesearch.tables import CropRows, EmbeddingRows, EntityRows
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 STAGES = ("scan", "detect", "crop", "embed", "fit-pca", "build-ngt")
 _INGEST = STAGES[:4]
+Sync = Literal["no", "careful", "forced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +48,43 @@ class Skipped:
 class Summary:
     """What a run did.
 
+    copies: files whose content was known, moved ones among them.
     skipped: all unusable files below the folders, known ones too.
-    fitted, built: whether the projection and the index were made now; None: not asked for.
+    fitted: whether the projection was made now; built: what became of the index ("up to date",
+        "updated", "built"); None: not asked for.
     index: what the index's build recorded.
     """
 
     images: int = 0
     entities: int = 0
     copies: int = 0
+    moved: int = 0
     unchanged: int = 0
+    forgotten: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     fitted: bool | None = None
-    built: bool | None = None
+    built: str | None = None
     index: dict[str, Any] | None = None
     seconds: float = 0.0
 
 
-def ingest(config: Config, folders: Sequence[Path]) -> Summary:
+def ingest(config: Config, folders: Sequence[Path], *, sync: Sync = "no") -> Summary:
     """Scan, detect, crop and embed what is new or changed below folders, each image decoded once.
 
+    sync: whether files that vanished from the folders are forgotten: "careful" refuses when more
+        than half of them would be, "forced" does not.
     Raises VesearchError for folders without images, a locked store or other settings.
     """
-    return run_stages(config, _INGEST, folders)
+    return run_stages(config, _INGEST, folders, sync=sync)
 
 
 def run_stages(
-    config: Config, stages: Sequence[str], folders: Sequence[Path], *, refit: bool = False
+    config: Config,
+    stages: Sequence[str],
+    folders: Sequence[Path],
+    *,
+    refit: bool = False,
+    sync: Sync = "no",
 ) -> Summary:
     """Run stages in their order over the store, holding its lock."""
     began, job, summary = time.perf_counter(), Job(config), Summary()
@@ -87,7 +99,7 @@ def run_stages(
         job.open_for_writing()
         found = None
         if set(_INGEST) <= set(stages):
-            found = _stream(job, folders, summary)
+            found = _stream(job, folders, summary, sync)
         else:
             found = _single_stages(job, stages, folders, summary)
         if "fit-pca" in stages:
@@ -98,7 +110,7 @@ def run_stages(
         if found is not None:
             catalog = Catalog.of(job.store)
             summary.skipped = _skipped(catalog, found)
-            if found.candidates:
+            if found.candidates or summary.forgotten:
                 catalog.keep(job.store)
     summary.seconds = time.perf_counter() - began
     return summary
@@ -160,24 +172,31 @@ def _single_stages(
     return found
 
 
-def _stream(job: Job, folders: Sequence[Path], summary: Summary) -> scan.Found:
+def _stream(job: Job, folders: Sequence[Path], summary: Summary, sync: Sync) -> scan.Found:
     """Finish the shards that an interruption left open, then stream the new files."""
     summary.images += detect.run(job)
     crop.run(job)
     summary.entities += embed.run(job)
     catalog = Catalog.of(job.store)
-    found = scan.find(folders, catalog)
+    found = scan.find(folders, catalog, may_be_empty=sync == "forced")
+    if sync == "careful":
+        forget.refuse_unmounted(folders, catalog, found)
     summary.unchanged = len(found.seen) - len(found.candidates)
     with bar("ingest", total=len(found.candidates), unit="img") as progress:
         for group in batched(found.candidates, job.config.run.shard_size):
-            log = scan.ShardLog(scan.next_shard(job), catalog)
+            log = scan.ShardLog(scan.next_shard(job.store), catalog)
             tables = _compute(job, _new_frames(job, log, group, progress), progress)
             _commit(job, log, tables)
             catalog.extend(log.shard, log.rows())
             _return_memory()
             summary.images += len(tables[0].image_ids)
             summary.entities += len(tables[1].jpegs)
+            summary.moved += log.rows().statuses.count("removed")
             summary.copies += log.rows().statuses.count("duplicate")
+    if sync != "no":  # after the new files: a file that was moved is known at its new path by now
+        gone = forget.vanished(folders, catalog, found)
+        forget.log_removed(job, gone, catalog, job.stamps["images"])
+        summary.forgotten = len(gone)
     return found
 
 
@@ -185,10 +204,10 @@ def _new_frames(
     job: Job, log: scan.ShardLog, group: Sequence[scan.Candidate], progress: tqdm[NoReturn]
 ) -> Iterator[tuple[int, Frame]]:
     """Decode a shard's files ahead, log each, and yield the images whose content is new."""
-    workers, limits = job.config.run.workers, job.config.images
-    with ThreadPoolExecutor(workers) as pool:
+    workers, decoders = job.config.run.workers, job.decoders
+    with ThreadPoolExecutor(workers) as pool:  # each thread waits for a process that decodes
         depth = workers + job.config.detect.batch_size
-        for decoded in ahead(pool, lambda c: scan.decode(c, limits), group, depth=depth):
+        for decoded in ahead(pool, lambda c: scan.decode(c, decoders), group, depth=depth):
             image_id = log.add(decoded)
             if image_id is not None and decoded.frame is not None:
                 yield image_id, decoded.frame
@@ -228,8 +247,9 @@ def _commit(
 ) -> None:
     """Commit a shard's tables in the order of the stages, as these would have."""
     job.store.write(log.shard, log.rows(), job.stamps["images"])
-    for rows in tables:
-        job.store.write(log.shard, rows, job.stamps[rows.KIND])
+    if len(tables[0].image_ids):
+        for rows in tables:
+            job.store.write(log.shard, rows, job.stamps[rows.KIND])
 
 
 def _return_memory() -> None:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vesearch.pipeline import Summary
-from vesearch.records import Entities, Match
-from vesearch.search import Look, Result
-from vesearch.status import Status
+from vesearch.printable import printable
+
+if TYPE_CHECKING:
+    from vesearch.compact import Compacted
+    from vesearch.export import Exported
+    from vesearch.pipeline import Summary
+    from vesearch.problems import Problem
+    from vesearch.records import Entities, Match
+    from vesearch.repair import Verified
+    from vesearch.search import Look, Result
+    from vesearch.status import Status
 
 _LISTED = 10  # skipped files named in a summary; `vesearch status` lists all
 
@@ -18,8 +25,7 @@ _LISTED = 10  # skipped files named in a summary; `vesearch status` lists all
 def shown(path: str) -> str:
     """Return a path as it may be printed: relative where that is shorter, controls escaped."""
     near = os.path.relpath(path)
-    text = path if near.startswith("..") else near
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return printable(path if near.startswith("..") else near)
 
 
 def query_json(result: Result) -> str:
@@ -76,7 +82,8 @@ def status_text(status: Status) -> str:
     lines.append(f"index     {_index(status.index)}")
     lines.append(f"skipped   {len(status.skipped):,}")
     for skip in status.skipped:
-        lines.append(f"  {skip['status']}: {shown(skip['path'] or '')}: {skip['error']}")
+        error = printable(skip["error"] or "")
+        lines.append(f"  {skip['status']}: {shown(skip['path'] or '')}: {error}")
     return "\n".join(lines)
 
 
@@ -89,10 +96,68 @@ def summary_text(summary: Summary) -> str:
     return "\n".join([*counted, *_skipped_lines(summary), *_built_lines(summary)])
 
 
+def compacted_text(done: Compacted) -> str:
+    """Return what compaction did."""
+    freed = done.bytes_before - done.bytes_after
+    return (
+        f"cleared {done.images:,} images away: {_megabytes(freed)} freed, "
+        f"{_megabytes(done.bytes_after)} left"
+    )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def exported_text(done: Exported) -> str:
+    """Return what was exported, and where to."""
+    counts = f"{done.images:,} images, {done.entities:,} entities, {done.vectors:,} vectors"
+    return "\n".join([counts, *(f"  {shown(str(path))}" for path in done.files)])
+
+
+def verified_text(verified: Verified) -> str:
+    """Return what is wrong with a store, one line each, and what was repaired."""
+    lines = [f"{shown(str(p.path))} {printable(p.what)}" for p in verified.found]
+    if not verified.found:
+        return f"{verified.files:,} files, nothing wrong"
+    if verified.lost:
+        lines.append(
+            f"{verified.lost:,} photos are not where they were, and their entities are lost: "
+            "ingest them again when they are back"
+        )
+    repaired = verified.found != verified.left
+    count = f"{verified.files:,} files, {len(verified.found):,} wrong"
+    if not repaired:
+        return "\n".join([*lines, f"{count}; run: vesearch verify --repair"])
+    lines += [f"still wrong: {shown(str(p.path))} {printable(p.what)}" for p in verified.left]
+    return "\n".join([*lines, f"{count}, {len(verified.left):,} left"])
+
+
+def verified_json(verified: Verified) -> str:
+    """Return what is wrong with a store as one line of JSON; docs/json.md documents it."""
+    return json.dumps(
+        {
+            "ok": verified.ok,
+            "files": verified.files,
+            "found": [_problem(problem) for problem in verified.found],
+            "left": [_problem(problem) for problem in verified.left],
+            "lost": verified.lost,
+        }
+    )
+
+
+def _problem(problem: Problem) -> dict[str, str]:
+    return {"path": str(problem.path), "what": problem.what}
+
+
 def _counts_line(summary: Summary) -> str:
     parts = [f"{summary.images:,} images", f"{summary.entities:,} entities"]
-    if summary.copies:
-        parts.append(f"{summary.copies:,} copies")
+    if summary.copies > summary.moved:
+        parts.append(f"{summary.copies - summary.moved:,} copies")
+    if summary.moved:
+        parts.append(f"{summary.moved:,} moved")
+    if summary.forgotten:
+        parts.append(f"{summary.forgotten:,} files forgotten")
     if summary.unchanged:
         parts.append(f"{summary.unchanged:,} files unchanged")
     rate = f" ({summary.images / summary.seconds:.1f} images/s)" if summary.images else ""
@@ -105,7 +170,8 @@ def _skipped_lines(summary: Summary) -> list[str]:
     kinds = sorted({skip.status for skip in summary.skipped})
     counts = [f"{sum(s.status == k for s in summary.skipped):,} {k}" for k in kinds]
     lines = [f"skipped {len(summary.skipped):,} files: {', '.join(counts)}"]
-    lines += [f"  {shown(s.path)}: {s.error}" for s in summary.skipped[:_LISTED]]
+    listed = summary.skipped[:_LISTED]
+    lines += [f"  {shown(s.path)}: {printable(s.error or '')}" for s in listed]
     if len(summary.skipped) > _LISTED:
         lines.append("  …")
     return [*lines, "the whole list: vesearch status"]
@@ -116,8 +182,14 @@ def _built_lines(summary: Summary) -> list[str]:
     if summary.fitted is not None:
         lines.append("projection fitted" if summary.fitted else "projection kept as it was")
     if summary.built is not None:
-        lines.append(f"index {'built' if summary.built else 'up to date'}: {_index(summary.index)}")
+        lines.append(f"index {summary.built}{_changes(summary)}: {_index(summary.index)}")
     return lines
+
+
+def _changes(summary: Summary) -> str:
+    if summary.built != "updated" or summary.index is None:
+        return ""
+    return f" ({summary.index['added']:,} added, {summary.index['removed']:,} removed)"
 
 
 def _index(index: dict[str, Any] | None) -> str:

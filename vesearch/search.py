@@ -15,10 +15,9 @@ from vesearch.catalog import Catalog
 from vesearch.config import Config
 from vesearch.errors import ImageError, VesearchError
 from vesearch.job import Job
-from vesearch.projection import Projection
 from vesearch.records import Entities, Float32, Frame, Int64, Match
-from vesearch.stages import build_index, crop, detect, embed, fit_pca
-from vesearch.tables import STRIDE, EntityRows
+from vesearch.stages import build_index, crop, detect, embed
+from vesearch.tables import RANKS, STRIDE, EntityRows
 
 if TYPE_CHECKING:
     from vesearch.annotate import MatchPhoto
@@ -63,7 +62,7 @@ class Searcher:
 
     def __init__(self, config: Config) -> None:
         self.job = Job(config)
-        self._tables: dict[int, tuple[EntityRows, Int64]] = {}
+        self._tables: dict[int, tuple[EntityRows, dict[int, int], Int64]] = {}
 
     def ask(self, path: Path, entity: int | None, wish: Wish) -> Result:
         """Return a photo's entities and, for a chosen one (1-based), its matches."""
@@ -116,7 +115,7 @@ class Searcher:
         embedding = embed.embed(self.job.embedder, jpegs, self.job.config.crop.size)
         embedded = time.perf_counter()
         # float16 in between, as the stored embeddings have been: an entity finds itself at 1.0
-        vector = self._projection.project(embed.stored(embedding).astype(np.float32))
+        vector = self._build.projection.project(embed.stored(embedding).astype(np.float32))
         matches = self._matches(vector, look.frame.digest, wish)
         timings = {"embed": embedded - began, "search": time.perf_counter() - embedded}
         all_ms = look.timings_ms | {k: v * 1e3 for k, v in timings.items()}
@@ -125,11 +124,7 @@ class Searcher:
     def warm_up(self) -> None:
         """Load everything a query needs."""
         self._check_store()
-        _ = self._projection, self._build, self._catalog
-
-    @cached_property
-    def _projection(self) -> Projection:
-        return fit_pca.load(self.job.store)
+        _ = self._build, self._catalog
 
     @cached_property
     def _build(self) -> build_index.Build:
@@ -168,9 +163,12 @@ class Searcher:
         """Return the positions in rows that are live and wanted, the best wish.top of them."""
         shown: list[int] = []
         seen = {own}
-        for position, image_id in enumerate(self._build.image_ids[rows].tolist()):
+        for position, row in enumerate(rows.tolist()):
+            image_id = int(self._build.image_ids[row])
             if image_id in seen or image_id not in self._paths:
                 continue
+            if self._row_of(int(self._build.entity_ids[row])) is None:
+                continue  # its shard was made anew since, without it
             if wish.per_image:
                 seen.add(image_id)
             shown.append(position)
@@ -181,8 +179,9 @@ class Searcher:
     def _match(self, rank: int, row: int, similarity: float) -> Match:
         entity_id = int(self._build.entity_ids[row])
         image, *also_at = self._paths[int(self._build.image_ids[row])]
-        shard, entity = divmod(entity_id, STRIDE)
-        rows, image_rows = self._entities(shard)
+        rows, _, image_rows = self._entities(entity_id)
+        entity = self._row_of(entity_id)
+        assert entity is not None  # only those are shown
         x0, y0, x1, y1 = rows.boxes_xyxy[entity].tolist()
         height, width = rows.mask_sizes_hw[image_rows[entity]].tolist()
         return Match(
@@ -198,13 +197,21 @@ class Searcher:
             mask_size_hw=(height, width),
         )
 
-    def _entities(self, shard: int) -> tuple[EntityRows, Int64]:
-        """Read a shard's entities once; a few tables are kept for the next query."""
+    def _row_of(self, entity_id: int) -> int | None:
+        return self._entities(entity_id)[1].get(entity_id)
+
+    def _entities(self, entity_id: int) -> tuple[EntityRows, dict[int, int], Int64]:
+        """Return an entity's shard: its rows, the row of each id, each row's image.
+
+        It is read once; a few are kept for the next query.
+        """
+        shard = entity_id // RANKS // STRIDE
         if shard not in self._tables:
             while len(self._tables) >= _TABLES_KEPT:
                 self._tables.pop(next(iter(self._tables)))
             rows = self.job.store.read(EntityRows, shard)
-            self._tables[shard] = rows, rows.image_rows()
+            places = {entity: row for row, entity in enumerate(rows.entity_ids().tolist())}
+            self._tables[shard] = rows, places, rows.image_rows()
         return self._tables[shard]
 
     def _percentile(self, similarity: float) -> float | None:

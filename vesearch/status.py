@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from vesearch.catalog import Catalog
 from vesearch.errors import StoreMissingError
 from vesearch.job import Job
 from vesearch.stages import build_index, fit_pca
 from vesearch.tables import EntityRows
 
+_INTERNAL = ("format", "made_with", "made_of", "added", "removed")
 _UPSTREAM = {"entities": "images", "crops": "entities", "embeddings": "crops"}
 
 
@@ -45,20 +48,8 @@ def read(job: Job) -> Status:
     ]
     entities = 0
     for shard in job.store.shards("entities"):
-        rows = job.store.read(
-            EntityRows, shard, "image_ids", "counts", "image_statuses", "image_errors"
-        )
-        for i, image_id in enumerate(rows.image_ids.tolist()):
-            if image_id in live:
-                entities += int(rows.counts[i])
-                if rows.image_errors[i] is not None:  # went bad between scan and detect
-                    skipped.append(
-                        {
-                            "path": live[image_id][0],
-                            "status": rows.image_statuses[i],
-                            "error": rows.image_errors[i],
-                        }
-                    )
+        rows = job.store.read(EntityRows, shard, "image_ids", "counts")
+        entities += int(rows.counts[np.isin(rows.image_ids, list(live))].sum())
     return Status(
         store=str(job.store.path),
         images=len(live),
@@ -74,10 +65,10 @@ def read(job: Job) -> Status:
 
 def _stages(job: Job) -> dict[str, dict[str, int]]:
     total = len(job.store.shards("images"))
-    stages = {"images": {"done": total, "shards": total}}
+    stages, left = {"images": {"done": total, "shards": total}}, 0
     for kind, upstream in _UPSTREAM.items():
-        left = len(job.pending(kind, upstream))
-        stages[kind] = {"done": len(job.store.shards(upstream)) - left, "shards": total}
+        left += len(job.pending(kind, upstream))
+        stages[kind] = {"done": total - left, "shards": total}
     return stages
 
 
@@ -91,6 +82,7 @@ def _projection(job: Job) -> dict[str, int] | None:
 
 def _index(job: Job) -> dict[str, Any] | None:
     try:
-        return {k: v for k, v in build_index.facts(job.store).items() if k != "made_of"}
+        facts = build_index.facts(job.store)
+        return {key: value for key, value in facts.items() if key not in _INTERNAL}
     except StoreMissingError:
         return None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vesearch.records import Bool, Float32, Int64
 
-STRIDE = 1_000_000  # ids: shard * STRIDE + row; unique for the store's life without a counter
+STRIDE = 1_000_000  # image ids: shard * STRIDE + row; unique for the store's life, no counter
+RANKS = 1_000  # entity ids: image id * RANKS + rank; more than detect.max_entities may be
 
 Texts = tuple[str | None, ...]
 
@@ -26,14 +28,17 @@ class Rows:
 class ImageRows(Rows):
     """What was found at each path; the log's last row of a path is the one that counts.
 
-    image_ids: the image whose content the path has: the row's own id, an earlier one's for a
-        copy, -1 where there is no usable image.
+    paths: as the file system has them (os.fsencode); b"" where a later row of the path counts
+        and this one is kept for its content only.
+    image_ids: the image whose content the path has: a new one of this shard, an earlier one for
+        a copy, -1 where there is no usable image.
     sizes: bytes; mtimes_ns: modification times; widths, heights: upright pixels, 0 unknown.
-    statuses: ok, duplicate, unreadable, too_large, removed.
+    statuses: ok, duplicate, unreadable, too_large, removed (by its owner, or moved), lost (could
+        not be read again when its entities were to be made; digests says of which content).
     """
 
     KIND: ClassVar[str] = "images"
-    paths: tuple[bytes, ...]  # as the file system has them (os.fsencode)
+    paths: tuple[bytes, ...]
     image_ids: Int64
     sizes: Int64
     mtimes_ns: Int64
@@ -42,6 +47,19 @@ class ImageRows(Rows):
     digests: Texts
     statuses: Texts
     errors: Texts
+
+    def own(self, shard: int) -> Int64:
+        """Return the rows whose images are new in this shard: of copies in it, the first."""
+        ids, first = np.unique(self.image_ids, return_index=True)
+        return np.sort(first[(ids >= 0) & (ids // STRIDE == shard)])
+
+    def take(self, rows: Sequence[int]) -> ImageRows:
+        """Return the given rows, in the given order."""
+        columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, values in columns.items():
+            is_array = isinstance(values, np.ndarray)
+            columns[name] = values[list(rows)] if is_array else tuple(values[i] for i in rows)
+        return ImageRows(**columns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +88,17 @@ class EntityRows(Rows):
     def image_rows(self) -> Int64:
         """Return for each entity the row of its image."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    def entity_ids(self) -> Int64:
+        """Return the id of each entity: its image's id and its rank there, from 0.
+
+        It does not depend on what else the shard holds, so a shard that is made anew, with some
+        photos gone, keeps the ids of the others.
+        """
+        starts = np.cumsum(self.counts) - self.counts
+        ranks = np.arange(self.counts.sum()) - np.repeat(starts, self.counts)
+        ids: Int64 = np.repeat(self.image_ids, self.counts) * RANKS + ranks
+        return ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)

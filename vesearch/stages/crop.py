@@ -59,19 +59,32 @@ def run(job: Job) -> int:
     done, pending, rereader = 0, job.pending("crops", "entities"), scan.Rereader(job)
     with bar("crop", total=sum(detect.count(job, s) for s in pending), unit="ent") as progress:
         for shard in pending:
-            jpegs: list[bytes] = []
-            detected = detect.from_rows(job.store.read(EntityRows, shard))
-            for item, again in zip(detected, rereader.frames_of(shard), strict=True):
-                if item.entities is None:
-                    continue
-                if again.frame is None:  # gone since detect: its rows stay, without pixels
-                    jpegs += [b""] * len(item.entities)
-                    continue
-                jpegs += cut(again.frame, item.entities, job.config.crop)
-                progress.update(len(item.entities))
+            jpegs, lost = _cut_shard(job, rereader, shard)
+            progress.update(len(jpegs))
+            if not job.store.is_done("embeddings", shard, job.stamps["embeddings"]):
+                rereader.log_lost(lost)
             job.store.write(shard, CropRows(tuple(jpegs)), job.stamps["crops"])
             done += len(jpegs)
     return done
+
+
+def _cut_shard(
+    job: Job, rereader: scan.Rereader, shard: int
+) -> tuple[list[bytes], list[scan.Reread]]:
+    """Return a shard's crops, and the images that are gone since detect: theirs are b""."""
+    jpegs: list[bytes] = []
+    lost = []
+    rows = job.store.read(EntityRows, shard)
+    images = rereader.frames_of(shard, rows.image_ids)
+    for item, again in zip(detect.from_rows(rows), images, strict=True):
+        if item.entities is None:
+            continue
+        if again.frame is None:
+            jpegs += [b""] * len(item.entities)
+            lost.append(again)
+            continue
+        jpegs += cut(again.frame, item.entities, job.config.crop)
+    return jpegs, lost
 
 
 def _region(

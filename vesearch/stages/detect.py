@@ -83,17 +83,22 @@ def run(job: Job) -> int:
     done, pending, rereader = 0, job.pending("entities", "images"), scan.Rereader(job)
     with bar("detect", total=sum(scan.count(job, s) for s in pending), unit="img") as progress:
         for shard in pending:
-            detected = []
+            detected, lost = [], []
             for batch in batched(rereader.frames_of(shard), job.config.detect.batch_size):
                 detected += _detect_batch(job.detector, batch)
+                lost += [item for item in batch if item.frame is None]
                 progress.update(len(batch))
+            rereader.log_lost(lost)  # first: else a kill in between would hide them for ever
+            for kind in ("vectors", "embeddings", "crops"):  # row for row those of other entities
+                job.store.drop(kind, shard)
             job.store.write(shard, to_rows(detected), job.stamps["entities"])
-            done += len(detected)
+            done += len(detected) - len(lost)
     return done
 
 
 def _detect_batch(detector: Detector, batch: Sequence[scan.Reread]) -> list[Detected]:
-    found = iter(detect(detector, [item.frame for item in batch if item.frame is not None]))
+    frames = [item.frame for item in batch if item.frame is not None]
+    found = iter(detect(detector, frames) if frames else ())
     return [
         Detected(item.image_id, None if item.frame is None else next(found), item.error)
         for item in batch

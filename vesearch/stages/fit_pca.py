@@ -15,6 +15,8 @@ from vesearch.records import Float32, Int64
 from vesearch.store import Store, fingerprint
 from vesearch.tables import EmbeddingRows, EntityRows
 
+_COLUMNS = ("mean", "components", "explained_variance", "fitted_on")
+
 
 def path_of(store: Store) -> Path:
     """Return the projection's file."""
@@ -31,8 +33,17 @@ def load(store: Store) -> Projection:
     """Read the projection. Raises StoreMissingError saying how to make it."""
     if not path_of(store).exists():
         raise StoreMissingError(f"store {store.path} has no index yet; run: vesearch build-index")
-    columns = store.read_file(path_of(store), ["mean", "components", "explained_variance"])
-    return Projection(**columns)
+    return load_from(store, path_of(store))
+
+
+def load_from(store: Store, path: Path) -> Projection:
+    """Read a projection's file. Raises StoreMissingError or StoreDamagedError."""
+    return Projection(**store.read_file(path, _COLUMNS[:-1]))
+
+
+def copy(store: Store, source: Path, target: Path) -> None:
+    """Copy a projection's file: an index keeps the one that its vectors were made with."""
+    store.write_file(target, store.read_file(source, _COLUMNS), store.stamp(source))
 
 
 def fitted_on(store: Store) -> int:
@@ -40,10 +51,10 @@ def fitted_on(store: Store) -> int:
     return int(store.read_file(path_of(store), ["fitted_on"])["fitted_on"][0])
 
 
-def image_ids(store: Store, shard: int) -> Int64:
-    """Return for each entity row of a shard the id of its image."""
+def entity_rows(store: Store, shard: int) -> tuple[Int64, Int64]:
+    """Return for each entity row of a shard its id and its image's."""
     rows = store.read(EntityRows, shard, "image_ids", "counts")
-    return np.repeat(rows.image_ids, rows.counts)
+    return rows.entity_ids(), np.repeat(rows.image_ids, rows.counts)
 
 
 def run(job: Job, *, refit: bool = False) -> bool:
@@ -71,10 +82,9 @@ def run(job: Job, *, refit: bool = False) -> bool:
 def _sample(job: Job) -> Float32:
     """Return the live embeddings, at most projection.sample of them, drawn evenly."""
     live = set(Catalog.of(job.store).paths_by_image())
-    done = [
-        s for s in job.store.shards("embeddings") if s not in job.pending("embeddings", "crops")
-    ]
-    masks = {shard: np.isin(image_ids(job.store, shard), list(live)) for shard in done}
+    open_ = set(job.pending("embeddings", "crops"))
+    done = [shard for shard in job.store.shards("embeddings") if shard not in open_]
+    masks = {shard: np.isin(entity_rows(job.store, shard)[1], list(live)) for shard in done}
     total, limit = sum(int(m.sum()) for m in masks.values()), job.config.projection.sample
     rng = np.random.default_rng(job.config.projection.seed)
     chosen = np.zeros(total, bool)

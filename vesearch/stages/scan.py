@@ -7,19 +7,19 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from vesearch.catalog import Catalog
-from vesearch.config import Images
+from vesearch.decoders import Decoders
 from vesearch.errors import ImageError, VesearchError
-from vesearch.images import ENDINGS, looks_like_image, read_frame
+from vesearch.images import ENDINGS, looks_like_image
 from vesearch.job import Job
 from vesearch.progress import bar
-from vesearch.records import Frame
+from vesearch.records import Frame, Int64
 from vesearch.stages.batches import batched
+from vesearch.store import Store
 from vesearch.tables import STRIDE, CropRows, EmbeddingRows, EntityRows, ImageRows, VectorRows
 
 logger = logging.getLogger(__name__)
@@ -43,20 +43,24 @@ class Found:
     others: int = 0  # files that do not claim to be images
 
 
-def find(folders: Sequence[Path], catalog: Catalog) -> Found:
+def find(folders: Sequence[Path], catalog: Catalog, *, may_be_empty: bool = False) -> Found:
     """Walk folders (or single files) for image files, in sorted order.
 
     Hidden files and folders are passed over, links to folders not followed. Raises VesearchError
-    for a folder that is not there and for one without a single image file.
+    for a folder that is not there and for one without a single image file, unless it may be empty.
     """
     found, taken = Found(), set[bytes]()
     for folder in folders:
+        if may_be_empty and is_gone(os.fsencode(folder)):
+            continue
         before, others = len(found.seen), found.others
         for path in _files(folder):
             key = os.fsencode(path)
             if key not in taken:
                 taken.add(key)
                 _consider(path, key, catalog, found)
+        if may_be_empty:
+            continue
         if len(found.seen) == before and not any(_files(folder)):
             raise VesearchError(f"{folder}: the folder is empty; name one with photos")
         if len(found.seen) == before and found.others > others:
@@ -117,10 +121,10 @@ class Decoded:
     error: str | None = None
 
 
-def decode(candidate: Candidate, limits: Images) -> Decoded:
+def decode(candidate: Candidate, decoders: Decoders) -> Decoded:
     """Decode one candidate; a bad file becomes a status, not an exception."""
     try:
-        return Decoded(candidate, read_frame(Path(os.fsdecode(candidate.path)), limits))
+        return Decoded(candidate, decoders.read(Path(os.fsdecode(candidate.path))))
     except ImageError as err:
         return Decoded(candidate, None, err.status, str(err))
 
@@ -132,13 +136,18 @@ class ShardLog:
         self.shard = shard
         self.catalog = catalog
         self._own: dict[str, int] = {}  # content seen in this very shard
+        self._dropped: set[bytes] = set()
         self._columns: list[tuple[bytes, int, int, int, int, int, str | None, str, str | None]] = []
 
     def __len__(self) -> int:
         return len(self._columns)
 
     def add(self, decoded: Decoded) -> int | None:
-        """Log one file; return its image id where the content is new, else None."""
+        """Log one file; return its image id where the content is new, else None.
+
+        Where the content is known, its other paths that are gone are logged as removed: the file
+        was moved.
+        """
         row_id, frame = self.shard * STRIDE + len(self), decoded.frame
         image_id, status, digest = -1, decoded.status, None
         width = height = 0
@@ -154,13 +163,24 @@ class ShardLog:
         self._columns.append(
             (at.path, image_id, at.size, at.mtime_ns, width, height, digest, status, decoded.error)
         )
-        return image_id if image_id == row_id else None
+        if image_id == row_id:
+            return image_id
+        for path in self.catalog.paths_of(image_id):
+            if path != at.path and path not in self._dropped and is_gone(path):
+                self.drop(path)
+        return None
+
+    def drop(self, path: bytes, *, lost: tuple[str | None, str | None] | None = None) -> None:
+        """Log that a path is no longer in the collection; lost: the content's digest, and why."""
+        status = "removed" if lost is None else "lost"
+        digest, error = lost or (None, None)
+        self._dropped.add(path)
+        self._columns.append((path, -1, 0, 0, 0, 0, digest, status, error))
 
     def rows(self) -> ImageRows:
         """Return the shard's table."""
-        paths, ids, sizes, times, widths, heights, digests, statuses, errors = zip(
-            *self._columns, strict=True
-        )
+        columns = zip(*self._columns, strict=True) if self._columns else [()] * 9
+        paths, ids, sizes, times, widths, heights, digests, statuses, errors = columns
         return ImageRows(
             paths=paths,
             image_ids=np.array(ids, np.int64),
@@ -174,10 +194,21 @@ class ShardLog:
         )
 
 
-def next_shard(job: Job) -> int:
+def is_gone(path: bytes) -> bool:
+    """Tell whether a file is no longer there; one that merely cannot be reached is not gone."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def next_shard(store: Store) -> int:
     """Return the number of the shard after the last of any kind: ids are never used twice."""
     kinds = (kind.KIND for kind in (ImageRows, EntityRows, CropRows, EmbeddingRows, VectorRows))
-    return max((shard for kind in kinds for shard in job.store.shards(kind)), default=-1) + 1
+    return max((shard for kind in kinds for shard in store.shards(kind)), default=-1) + 1
 
 
 def run(job: Job, folders: Sequence[Path]) -> Found:
@@ -186,9 +217,9 @@ def run(job: Job, folders: Sequence[Path]) -> Found:
     found = find(folders, catalog)
     with bar("scan", total=len(found.candidates), unit="img") as progress:
         for group in batched(found.candidates, job.config.run.shard_size):
-            log = ShardLog(next_shard(job), catalog)
+            log = ShardLog(next_shard(job.store), catalog)
             for candidate in group:
-                log.add(decode(candidate, job.config.images))
+                log.add(decode(candidate, job.decoders))
                 progress.update()
             job.store.write(log.shard, log.rows(), job.stamps["images"])
             catalog.extend(log.shard, log.rows())
@@ -200,14 +231,14 @@ class Reread:
     """A logged image decoded again, or why that failed."""
 
     image_id: int
+    digest: str | None
     frame: Frame | None
     error: str | None = None
 
 
 def count(job: Job, shard: int) -> int:
     """Return how many images of a logged shard are new there: no copies, no unusable files."""
-    ids = job.store.read(ImageRows, shard, "image_ids").image_ids
-    return int((ids == shard * STRIDE + np.arange(len(ids))).sum())
+    return len(job.store.read(ImageRows, shard, "image_ids").own(shard))
 
 
 class Rereader:
@@ -215,32 +246,36 @@ class Rereader:
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self.catalog = Catalog.of(job.store)
 
-    def frames_of(self, shard: int) -> Iterator[Reread]:
-        """Yield the images of a logged shard in their order; copies are not repeated."""
+    def frames_of(self, shard: int, image_ids: Int64 | None = None) -> Iterator[Reread]:
+        """Yield the images that are new in a logged shard, or those asked for, in their order."""
         rows = self._job.store.read(ImageRows, shard)
-        for row, image_id in enumerate(rows.image_ids.tolist()):
-            if image_id == shard * STRIDE + row:
-                yield self._reread(image_id, os.fsdecode(rows.paths[row]), rows.digests[row])
+        own = rows.own(shard)
+        digests = {int(rows.image_ids[row]): rows.digests[row] for row in own}
+        for image_id in rows.image_ids[own] if image_ids is None else image_ids:
+            yield self._reread(int(image_id), digests.get(int(image_id)))
 
-    @cached_property
-    def _paths(self) -> dict[int, list[str]]:
-        return Catalog.of(self._job.store).paths_by_image()
+    def log_lost(self, lost: Sequence[Reread]) -> None:
+        """Log images whose entities cannot be made now: when a file is back, it is a new one."""
+        log = ShardLog(next_shard(self._job.store), self.catalog)
+        for item in lost:
+            for path in self.catalog.paths_of(item.image_id) or [b""]:
+                log.drop(path, lost=(item.digest, item.error))
+        if len(log):
+            self._job.store.write(log.shard, log.rows(), self._job.stamps["images"])
+            self.catalog.extend(log.shard, log.rows())
 
-    def _reread(self, image_id: int, logged: str, digest: str | None) -> Reread:
-        """Try the logged path; a file that was moved since is found at its new one."""
-        frame, error = self._read(logged, digest)
-        if frame is None:
-            copies = (path for path in self._paths.get(image_id, []) if path != logged)
-            found = (self._read(path, digest)[0] for path in copies)
-            frame = next((copy for copy in found if copy is not None), None)
-        return Reread(image_id, frame, None if frame is not None else error)
-
-    def _read(self, path: str, digest: str | None) -> tuple[Frame | None, str | None]:
-        try:
-            frame = read_frame(Path(path), self._job.config.images)
-        except ImageError as err:
-            return None, str(err)
-        if frame.digest != digest:
-            return None, "the file has changed since it was scanned"
-        return frame, None
+    def _reread(self, image_id: int, digest: str | None) -> Reread:
+        """Try the paths that have the image, now that some may be gone."""
+        error = "no longer in the collection"
+        for path in self.catalog.paths_of(image_id):
+            try:
+                frame = self._job.decoders.read(Path(os.fsdecode(path)))
+            except ImageError as err:
+                error = str(err)
+                continue
+            if frame.digest == digest:
+                return Reread(image_id, digest, frame)
+            error = "the file has changed since it was scanned"
+        return Reread(image_id, digest, None, error)

@@ -1,0 +1,55 @@
+"""A collection that costs nothing: small pictures, whole as entities, told apart by colour.
+
+For tests that make hundreds of stores: they are about files, not about networks.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vesearch.config import Config, load_config
+from vesearch.job import Job
+from vesearch.records import Float32, UInt8
+
+SIDE = 4  # colours per side of a picture
+
+
+class Colours:
+    """Embeds a crop as its colours on a grid, (n, 3 * SIDE * SIDE)."""
+
+    dim = 3 * SIDE * SIDE
+    weights_digest = "colours"
+
+    def embed(self, crops: UInt8) -> Float32:
+        """Return the mean colours of the grid's cells, scaled to [-1, 1]."""
+        n, s = len(crops), crops.shape[1]
+        cells = crops.reshape(n, SIDE, s // SIDE, SIDE, s // SIDE, 3).mean((2, 4))
+        return (cells / 127.5 - 1).reshape(n, -1).astype(np.float32)
+
+
+@pytest.fixture
+def colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every store be made with the embedder above."""
+    monkeypatch.setattr(Job, "embedder", Colours())
+
+
+def settings(store: Path, *more: str) -> Config:
+    """Return settings for a store of such pictures."""
+    given = ("detect.detector=whole", "run.device=cpu", "run.shard_size=3", "crop.size=32")
+    given += ("index.pairs=1000", f"run.store={store}", *more)
+    return load_config(overrides=given)
+
+
+def draw(path: Path, seed: int, *, mtime_s: int | None = None) -> Path:
+    """Write a picture of random colours; the same seed gives the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    Image.fromarray(grid.repeat(8, 0).repeat(8, 1)).save(path, "PNG")
+    if mtime_s is not None:
+        os.utime(path, (mtime_s, mtime_s))
+    return path

@@ -1,0 +1,489 @@
+"""A collection lives: files come, change, move and vanish, and the store follows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.colours import Colours, colours, draw, settings  # noqa: F401  (fixture)
+from vesearch import compact, pipeline
+from vesearch.catalog import Catalog
+from vesearch.config import Config
+from vesearch.errors import StoreMissingError, VesearchError
+from vesearch.indexes import exact
+from vesearch.job import Job
+from vesearch.records import Match
+from vesearch.repair import verify
+from vesearch.search import Searcher, Wish
+from vesearch.stages import build_index, forget
+from vesearch.store import Store
+from vesearch.tables import CropRows, EmbeddingRows, EntityRows, ImageRows, VectorRows
+
+pytestmark = pytest.mark.usefixtures("colours")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of seven pictures: a.png … g.png."""
+    for seed, name in enumerate("abcdefg"):
+        draw(tmp_path / "photos" / f"{name}.png", seed, mtime_s=seed)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return settings(tmp_path / "store")
+
+
+@pytest.fixture
+def store(config: Config) -> Store:
+    return Store(Path(config.run.store))
+
+
+def ids(store: Store) -> dict[str, int]:
+    """Return {file name: image id} of the live paths."""
+    paths = Catalog.of(store).paths_by_image()
+    return {Path(path).name: image for image, named in paths.items() for path in named}
+
+
+def build(config: Config) -> str:
+    """Bring the index up to date; return what became of it."""
+    summary = pipeline.run_stages(config, ("fit-pca", "build-ngt"), ())
+    assert summary.built is not None
+    return summary.built
+
+
+def indexed(store: Store) -> dict[int, bytes]:
+    """Return {entity id: vector} of the current index."""
+    build = build_index.load(store)
+    vectors = {}
+    for rows, block in build.index.blocks():
+        for row, vector in zip(rows.tolist(), block, strict=True):
+            vectors[int(build.entity_ids[row])] = vector.round(4).tobytes()
+    return vectors
+
+
+def matches(config: Config, photo: Path) -> list[Match]:
+    searcher = Searcher(config)
+    return list(searcher.ask(photo, 1, Wish(top=50, include_self=True)).matches)
+
+
+def names(found: list[Match]) -> set[str]:
+    return {Path(match.image).name for match in found}
+
+
+def assert_sound(config: Config) -> None:
+    problems = verify(Job(config)).found
+    assert not problems, problems
+
+
+# --- files come, change, move -----------------------------------------------------------------
+
+
+def test_a_moved_file_keeps_its_entities_and_loses_its_old_path(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    before = ids(store)
+    (photos / "b.png").rename(photos / "moved.png")
+    summary = pipeline.ingest(config, [photos])
+    assert (summary.images, summary.entities, summary.moved) == (0, 0, 1)
+    after = ids(store)
+    assert after["moved.png"] == before["b.png"] and "b.png" not in after
+    assert_sound(config)
+
+
+def test_a_folder_that_was_renamed_is_not_embedded_again(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    before = ids(store)
+    renamed = photos.rename(photos.with_name("renamed"))
+    summary = pipeline.ingest(config, [renamed])
+    assert (summary.images, summary.moved) == (0, 7)
+    assert ids(store) == before
+    for paths in Catalog.of(store).paths_by_image().values():
+        assert [Path(path).parent for path in paths] == [renamed]
+
+
+def test_a_copy_is_another_path_of_the_same_image(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    shutil.copy2(photos / "a.png", photos / "copy.png")
+    summary = pipeline.ingest(config, [photos])
+    assert (summary.images, summary.copies, summary.moved) == (0, 1, 0)
+    assert ids(store)["copy.png"] == ids(store)["a.png"]
+    build(config)
+    first = matches(config, photos / "a.png")[0]
+    assert [Path(path).name for path in (first.image, *first.also_at)] == ["a.png", "copy.png"]
+
+
+def test_an_edited_file_replaces_its_old_entities(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    build(config)
+    before = ids(store)["c.png"]
+    draw(photos / "c.png", 77)
+    summary = pipeline.ingest(config, [photos])
+    assert (summary.images, summary.entities) == (1, 1)
+    assert ids(store)["c.png"] != before
+    # the index is behind, but the old entity is served no more
+    assert "c.png" not in names(matches(config, photos / "a.png"))
+    assert build(config) == "updated"
+    found = {Path(m.image).name: m for m in matches(config, photos / "c.png")}
+    assert found["c.png"].similarity == pytest.approx(1, abs=1e-5)
+    assert len(found) == 7
+    assert_sound(config)
+
+
+def test_a_path_whose_disk_is_away_is_not_taken_for_moved(
+    photos: Path, config: Config, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.ingest(config, [photos])
+    copy = shutil.copytree(photos, photos.with_name("copy"))
+    real = os.lstat
+
+    def cut_off(path: str | bytes) -> os.stat_result:
+        if os.fsencode(path).startswith(os.fsencode(photos)):
+            raise OSError(5, "Input/output error", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", cut_off)
+    assert pipeline.ingest(config, [copy]).moved == 0
+    assert all(len(paths) == 2 for paths in Catalog.of(store).paths_by_image().values())
+
+
+def test_a_photo_that_is_gone_between_two_stages_is_found_again_when_it_is_back(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.run_stages(config, ("scan",), [photos])
+    away = (photos / "d.png").rename(photos.parent / "d.png")
+    pipeline.run_stages(config, ("detect", "crop", "embed"), ())
+    place = Catalog.of(store).places[os.fsencode(photos / "d.png")]
+    assert (place.status, place.error) == ("lost", "No such file or directory")
+    assert len(ids(store)) == 6
+    away.rename(photos / "d.png")
+    summary = pipeline.ingest(config, [photos])
+    assert (summary.images, summary.entities) == (1, 1)
+    assert len(ids(store)) == 7
+    assert_sound(config)
+
+
+# --- files vanish -----------------------------------------------------------------------------
+
+
+def test_without_sync_vanished_files_stay(photos: Path, config: Config, store: Store) -> None:
+    pipeline.ingest(config, [photos])
+    (photos / "a.png").unlink()
+    assert pipeline.ingest(config, [photos]).forgotten == 0
+    assert "a.png" in ids(store)
+
+
+def test_sync_forgets_vanished_files_of_the_named_folders_only(
+    photos: Path, config: Config, store: Store
+) -> None:
+    other = draw(photos.parent / "other" / "x.png", 50)
+    draw(photos.parent / "other" / "y.png", 51)
+    pipeline.ingest(config, [photos, other.parent])
+    (photos / "a.png").unlink()
+    other.unlink()
+    assert pipeline.ingest(config, [photos], sync="careful").forgotten == 1
+    assert set(ids(store)) == {*(f"{c}.png" for c in "bcdefg"), "x.png", "y.png"}
+    assert pipeline.ingest(config, [photos], sync="careful").forgotten == 0
+    assert_sound(config)
+
+
+def test_sync_refuses_when_more_than_half_would_vanish(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    before = {path: path.read_bytes() for path in store.path.rglob("*.h5")}
+    for name in "abcd":
+        (photos / f"{name}.png").unlink()
+    with pytest.raises(VesearchError, match=r"4 of the 7 known files .* is a disk not mounted"):
+        pipeline.ingest(config, [photos], sync="careful")
+    assert {path: path.read_bytes() for path in store.path.rglob("*.h5")} == before
+    assert pipeline.ingest(config, [photos], sync="forced").forgotten == 4
+    assert set(ids(store)) == {"e.png", "f.png", "g.png"}
+
+
+def test_sync_of_a_renamed_folder_is_no_mass_vanishing(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos.parent / "photos"])
+    (photos / "sub").mkdir()
+    for path in photos.glob("*.png"):
+        path.rename(photos / "sub" / path.name)
+    summary = pipeline.ingest(config, [photos], sync="careful")
+    assert (summary.images, summary.moved, summary.forgotten) == (0, 7, 0)
+    assert len(ids(store)) == 7
+
+
+def test_an_emptied_or_missing_folder_needs_force(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    shutil.rmtree(photos)
+    for sync in ("no", "careful"):
+        with pytest.raises(VesearchError, match="no such folder"):
+            pipeline.ingest(config, [photos], sync=sync)
+    assert pipeline.ingest(config, [photos], sync="forced").forgotten == 7
+    assert ids(store) == {}
+    assert_sound(config)
+
+
+# --- remove -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [
+        ("a.png", "bcdefg"),
+        ("[ab].png", "cdefg"),
+        ("*.png", ""),
+        ("../photos/g.png", "abcdef"),
+        (".", ""),
+        ("**/c.png", "abdefg"),
+        ("../**/[!a].png", "a"),
+    ],
+)
+def test_remove_takes_paths_folders_and_globs(
+    photos: Path, config: Config, store: Store, monkeypatch: pytest.MonkeyPatch, pattern: str,
+    left: str,
+) -> None:  # fmt: skip
+    pipeline.ingest(config, [photos])
+    monkeypatch.chdir(photos)
+    removed = forget.run(Job(config), [pattern])
+    assert len(removed) == 7 - len(left)
+    assert set(ids(store)) == {f"{name}.png" for name in left}
+    assert len(list(photos.iterdir())) == 7  # the files themselves are nobody's to touch
+
+
+def test_a_star_stays_within_a_folder_and_names_come_before_globs(
+    photos: Path, config: Config, store: Store
+) -> None:
+    draw(photos / "sub" / "x.png", 50)
+    draw(photos / "[ab].png", 51)
+    pipeline.ingest(config, [photos])
+    assert len(forget.run(Job(config), [str(photos / "[ab].png")])) == 1
+    assert len(forget.run(Job(config), [str(photos / "*.png")])) == 7
+    assert set(ids(store)) == {"x.png"}
+
+
+def test_remove_says_what_names_nothing_and_then_removes_nothing(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    with pytest.raises(VesearchError, match=r"h\.png: no file of the collection has this path"):
+        forget.run(Job(config), [str(photos / "a.png"), str(photos / "h.png")])
+    assert len(ids(store)) == 7
+    with pytest.raises(StoreMissingError, match="no store at"):
+        forget.run(Job(settings(photos / "none")), ["a"])
+
+
+def test_what_was_removed_is_never_served_and_can_come_back(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    build(config)
+    before = ids(store)
+    forget.run(Job(config), [str(photos / "b.png")])
+    assert "b.png" not in names(matches(config, photos / "b.png"))  # the index is behind
+    assert build(config) == "updated"
+    assert "b.png" not in names(matches(config, photos / "b.png"))
+    assert before["b.png"] not in build_index.load(store).image_ids
+    summary = pipeline.ingest(config, [photos])
+    assert (summary.images, summary.copies) == (0, 1)  # nothing is computed again
+    assert ids(store) == before
+    assert build(config) == "updated"
+    assert "b.png" in names(matches(config, photos / "b.png"))
+    assert_sound(config)
+
+
+# --- the index follows ------------------------------------------------------------------------
+
+
+def test_the_index_changes_by_what_changed_only(
+    photos: Path, config: Config, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.ingest(config, [photos])
+    assert build(config) == "built"
+    assert build(config) == "up to date"
+    log = []
+    for name in ("add", "remove"):
+        real = getattr(exact.ExactIndex, name)
+
+        def noted(self: object, given: np.ndarray, real: object = real, name: str = name) -> None:
+            log.append((name, len(given)))
+            real(self, given)  # type: ignore[operator]
+
+        monkeypatch.setattr(exact.ExactIndex, name, noted)
+    draw(photos / "h.png", 70)
+    forget.run(Job(config), [str(photos / "a.png"), str(photos / "b.png")])
+    (photos / "a.png").unlink()
+    (photos / "b.png").unlink()
+    pipeline.ingest(config, [photos])
+    summary = pipeline.run_stages(config, ("fit-pca", "build-ngt"), ())
+    assert summary.built == "updated"
+    assert summary.index is not None
+    assert (summary.index["removed"], summary.index["added"]) == (2, 1)
+    assert sorted(log) == [("add", 1), ("remove", 2)]
+
+
+def test_an_updated_index_equals_one_built_anew(photos: Path, config: Config, store: Store) -> None:
+    pipeline.ingest(config, [photos])
+    build(config)
+    for seed in range(5):
+        draw(photos / f"new{seed}.png", 60 + seed)
+    draw(photos / "a.png", 99)
+    forget.run(Job(config), [str(photos / "b.png"), str(photos / "c.png")])
+    pipeline.ingest(config, [photos / f"new{seed}.png" for seed in range(5)] + [photos / "a.png"])
+    assert build(config) == "updated"
+    updated = indexed(store), [m.entity_id for m in matches(config, photos / "a.png")]
+    shutil.rmtree(store.path / "index")
+    assert build(config) == "built"
+    assert (indexed(store), [m.entity_id for m in matches(config, photos / "a.png")]) == updated
+    assert_sound(config)
+
+
+def test_another_recall_builds_anew(photos: Path, config: Config) -> None:
+    pipeline.ingest(config, [photos])
+    build(config)
+    assert build(settings(Path(config.run.store), "index.recall=0.9")) == "built"
+
+
+def test_a_projection_fitted_on_much_less_is_told_of(
+    photos: Path, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline.ingest(config, [photos])
+    build(config)
+    for seed in range(20):
+        draw(photos / f"new{seed}.png", 60 + seed)
+    pipeline.ingest(config, [photos])
+    build(config)
+    assert "fitted on 7 entities, there are 27 now" in caplog.text
+    caplog.clear()
+    build(config)  # also when there is nothing else to say
+    assert "fitted on 7 entities" in caplog.text
+
+
+def test_a_query_keeps_to_the_projection_of_its_index(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    build(config)
+    before = [(m.entity_id, m.similarity) for m in matches(config, photos / "a.png")]
+    for seed in range(20):
+        draw(photos / f"new{seed}.png", 60 + seed)
+    pipeline.ingest(config, [photos])
+    pipeline.run_stages(config, ("fit-pca",), (), refit=True)  # as if killed before the build
+    assert [(m.entity_id, m.similarity) for m in matches(config, photos / "a.png")] == before
+
+
+# --- compact ----------------------------------------------------------------------------------
+
+
+def payload(store: Store) -> dict[int, tuple[bytes, bytes, bytes]]:
+    """Return {entity id: (mask, crop, embedding)} of all rows that are not blank."""
+    found = {}
+    for shard in store.shards("entities"):
+        rows = store.read(EntityRows, shard)
+        jpegs = store.read(CropRows, shard).jpegs
+        embeddings = store.read(EmbeddingRows, shard).embeddings
+        for row, entity in enumerate(rows.entity_ids().tolist()):
+            if rows.masks[row] or jpegs[row] or embeddings[row].any():
+                found[entity] = rows.masks[row], jpegs[row], embeddings[row].tobytes()
+    return found
+
+
+def test_compact_clears_away_what_is_gone_and_nothing_else(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    build(config)
+    draw(photos / "a.png", 99)
+    pipeline.ingest(config, [photos])
+    forget.run(Job(config), [str(photos / f"{name}.png") for name in "defg"])
+    before, live, answers = payload(store), ids(store), matches(config, photos / "b.png")
+    done = compact.run(Job(config))
+    assert done.images == 5 and done.bytes_after < done.bytes_before
+    kept = {entity for entity in before if entity // 1000 in live.values()}
+    assert payload(store) == {entity: before[entity] for entity in kept}
+    assert ids(store) == live
+    assert matches(config, photos / "b.png") == answers
+    assert store.shards("entities") == [0, 3]  # those between have nothing that is live
+    assert_sound(config)
+    assert compact.run(Job(config)).images == 0
+    assert build(config) == "updated"
+    assert_sound(config)
+
+
+def test_what_was_compacted_away_is_made_anew_when_it_is_back(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    before = ids(store)
+    forget.run(Job(config), [str(photos / "b.png")])
+    compact.run(Job(config))
+    summary = pipeline.ingest(config, [photos])
+    assert (summary.images, summary.entities) == (1, 1)
+    assert ids(store)["b.png"] not in before.values()  # an id is never used twice
+    build(config)
+    assert "b.png" in names(matches(config, photos / "b.png"))
+    assert_sound(config)
+
+
+def test_an_image_whose_first_path_is_gone_survives_compaction(
+    photos: Path, config: Config, store: Store
+) -> None:
+    shutil.copy2(photos / "a.png", photos / "z.png")
+    pipeline.ingest(config, [photos])
+    before = ids(store)
+    forget.run(Job(config), [str(photos / "a.png")])
+    compact.run(Job(config))
+    assert ids(store) == {name: image for name, image in before.items() if name != "a.png"}
+    shutil.copy2(photos / "z.png", photos / "zz.png")
+    pipeline.ingest(config, [photos / "zz.png"])
+    assert ids(store)["zz.png"] == before["a.png"]
+    assert_sound(config)
+
+
+def test_ids_go_on_after_everything_was_compacted_away(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    used = set(ids(store).values())
+    forget.run(Job(config), [str(photos)])
+    compact.run(Job(config))
+    assert payload(store) == {} and store.shards("images") != []
+    pipeline.ingest(config, [photos])
+    assert not used & set(ids(store).values())
+    assert_sound(config)
+
+
+def test_the_log_of_a_file_touched_again_and_again_stays_small(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    for turn in range(5):
+        os.utime(photos / "a.png", (turn, turn))
+        pipeline.ingest(config, [photos])
+        compact.run(Job(config))
+    rows = [store.read(ImageRows, shard) for shard in store.shards("images")]
+    assert sum(len(shard.paths) for shard in rows) == 8  # one of them only for its content
+    assert_sound(config)
+
+
+def test_vectors_of_cleared_images_are_blank(photos: Path, config: Config, store: Store) -> None:
+    pipeline.ingest(config, [photos])
+    build(config)
+    forget.run(Job(config), [str(photos / "b.png")])
+    compact.run(Job(config))
+    assert store.read(VectorRows, 0).vectors.any(axis=1).tolist() == [True, False, True]
+    assert Colours.dim == store.read(EmbeddingRows, 0).embeddings.shape[1]

@@ -1,0 +1,112 @@
+"""Forget files: those that vanished, and those that their owner wants out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from vesearch.catalog import Catalog
+from vesearch.errors import VesearchError
+from vesearch.job import Job
+from vesearch.stages import scan
+
+
+def run(job: Job, patterns: Sequence[str]) -> list[str]:
+    """Remove what patterns name from the collection; return the paths.
+
+    Raises StoreMissingError, StoreLockedError, or VesearchError for a pattern that names nothing.
+    """
+    stamp = job.recorded_stamps()["images"]  # there must be a store
+    with job.store.lock():
+        catalog = Catalog.of(job.store)
+        paths = matching(patterns, catalog)
+        log_removed(job, paths, catalog, stamp)
+    return [os.fsdecode(path) for path in paths]
+
+
+def vanished(folders: Sequence[Path], catalog: Catalog, found: scan.Found) -> list[bytes]:
+    """Return the known paths below folders that a walk has not found and that are gone.
+
+    What cannot be read just now is not gone.
+    """
+    seen = set(found.seen)
+    return [p for p in _below(folders, catalog) if p not in seen and scan.is_gone(p)]
+
+
+def refuse_unmounted(folders: Sequence[Path], catalog: Catalog, found: scan.Found) -> None:
+    """Raise VesearchError when more than half of the known files below folders are gone.
+
+    A file that was moved, going by size and time, is not.
+    """
+    known = list(_below(folders, catalog))
+    gone = Counter(_look(catalog, path) for path in vanished(folders, catalog, found))
+    new = Counter((c.size, c.mtime_ns) for c in found.candidates if c.path not in catalog.places)
+    count = (gone - new).total()
+    if 2 * count > len(known):
+        names = ", ".join(map(str, folders))
+        raise VesearchError(
+            f"{count} of the {len(known)} known files below {names} are gone: is a disk not "
+            "mounted? Nothing was forgotten; --sync --force forgets them"
+        )
+
+
+def matching(patterns: Sequence[str], catalog: Catalog) -> list[bytes]:
+    """Return the known paths that patterns name: files, folders, or globs with * ? [] and **.
+
+    Raises VesearchError for a pattern that names none.
+    """
+    known = [p for p, place in catalog.places.items() if place.status != "removed"]
+    named: set[bytes] = set()
+    for pattern in patterns:
+        own = _named(os.path.abspath(pattern), known)
+        if not own:
+            raise VesearchError(f"{pattern}: no file of the collection has this path")
+        named |= own
+    return [path for path in known if path in named]
+
+
+def log_removed(job: Job, paths: Sequence[bytes], catalog: Catalog, stamp: str) -> None:
+    """Log that paths are no longer in the collection."""
+    log = scan.ShardLog(scan.next_shard(job.store), catalog)
+    for path in paths:
+        log.drop(path)
+    if len(log):
+        job.store.write(log.shard, log.rows(), stamp)
+        catalog.extend(log.shard, log.rows())
+
+
+def _below(folders: Sequence[Path], catalog: Catalog) -> Iterator[bytes]:
+    roots = [os.fsencode(os.path.abspath(folder)) for folder in folders]
+    for path, place in catalog.places.items():
+        if place.status != "removed" and any(_is_below(path, root) for root in roots):
+            yield path
+
+
+def _is_below(path: bytes, root: bytes) -> bool:
+    return path == root or path.startswith(root.rstrip(b"/") + b"/")
+
+
+def _look(catalog: Catalog, path: bytes) -> tuple[int, int]:
+    return catalog.places[path].size, catalog.places[path].mtime_ns
+
+
+def _named(pattern: str, known: Sequence[bytes]) -> set[bytes]:
+    """Return the known paths that one absolute pattern names; names with * in them come first."""
+    root = os.fsencode(pattern)
+    exact = {path for path in known if _is_below(path, root)}
+    if exact:
+        return exact
+    parts = Path(pattern).parts
+    return {path for path in known if _matches(Path(os.fsdecode(path)).parts, parts)}
+
+
+def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Match name by name, so that * stays within a folder; ** stands for any folders."""
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return any(_matches(path[skip:], pattern[1:]) for skip in range(len(path) + 1))
+    return bool(path) and fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
