@@ -183,6 +183,38 @@ def test_the_real_command_says_the_same_with_any_file_name(home: Path) -> None:
     assert ran.stderr.startswith(b"Error: ") and ran.stderr.count(b"\n") == 1
 
 
+def test_no_command_prints_what_a_terminal_would_obey(home: Path, tmp_path: Path) -> None:
+    photos, store = tmp_path / "photos", ("--store", tmp_path / "store")
+    evil = photos / "\x1b]0;title\x07\x1b[2J\nError: all is lost\r\u202e.jpg"
+    photos.mkdir()
+    shutil.copy(home / "photos" / "cat.jpg", evil)
+    shutil.copy(home / "photos" / "cat.jpg", photos / "cat.jpg")
+    rgb("coffee.png").save(photos / "coffee.jpg")
+    evil.with_suffix(".png").write_text("no image")
+    (photos / "bad.gif").write_bytes(b"GIF89a \x1b[2J")
+    results = [
+        run("ingest", photos, *WHOLE, *store),
+        run("build-index", *store),
+        run("query", evil, "--entity", 1, *store),
+        run("query", photos / "coffee.jpg", "--entity", 1, *store),
+        run("query", evil.with_suffix(".png"), *store),
+        run("query", evil.with_suffix(".png"), evil, *store),
+        run("query", photos / "coffee.jpg", "--out", tmp_path / "\x1b[2J" / "x.png", *store),
+        run("status", *store),
+        run("remove", "\x1b[2J*", *store),
+        run("ingest", tmp_path / "\x1b[2J", *store),
+        run("status", "--config", tmp_path / "\x1b[2J.yaml", *store),
+        run("status", "--store", tmp_path / "\x1b[2J"),
+        run("verify", *store),
+        run("remove", evil, *store),
+    ]
+    for result in results:
+        assert "Traceback" not in result.output
+        for line in (*result.stdout.split("\n"), *result.stderr.split("\n")):
+            assert all(c.isprintable() for c in line), line
+    assert "x1b]0;title" in results[0].stderr and "x1b]0;title" in results[-1].stdout
+
+
 # --- bad requests -----------------------------------------------------------------------------
 
 

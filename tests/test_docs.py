@@ -16,7 +16,8 @@ from vesearch.embedders import EMBEDDERS
 from vesearch.indexes import INDEXES
 
 ROOT = Path(__file__).parent.parent
-DOCS = tuple(f"docs/{name}.md" for name in ("architecture", "models", "retrieval", "weights"))
+_NAMES = ("architecture", "export", "models", "retrieval", "weights")
+DOCS = tuple(f"docs/{name}.md" for name in _NAMES)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -66,3 +67,11 @@ def test_links_lead_somewhere(document: str) -> None:
 
 def test_the_changelog_knows_this_version() -> None:
     assert f"## {vesearch.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_every_promise_names_a_test_that_is_there() -> None:
+    promises = re.findall(r"^\| .* \| (`test_.*) \|$", README, re.M)
+    assert len(promises) >= 8
+    for named in promises:
+        for name in re.findall(r"`(\w+)`", named):
+            assert (ROOT / "tests" / f"{name}.py").exists(), name

@@ -195,6 +195,24 @@ def test_every_flipped_bit_of_the_small_files_is_noticed(good: Path, victim: Pat
         (victim / name).write_bytes(data)
 
 
+def test_a_repair_makes_only_that_anew(good: Path, victim: Path) -> None:
+    before = {path: path.stat().st_ino for path in victim.rglob("0*.h5")}
+    _flip(victim / "entities" / "000001.h5", np.random.default_rng(0))
+    done("verify", victim, "--repair")
+    changed = {
+        str(path.relative_to(victim))
+        for path, inode in before.items()
+        if path.stat().st_ino != inode
+    }
+    tables = ("entities", "crops", "embeddings", "vectors")
+    assert changed == {f"{table}/000001.h5" for table in tables}
+    before = {path: path.stat().st_ino for path in victim.rglob("0*.h5")}
+    (victim / "crops" / "000001.h5").unlink()
+    done("verify", victim, "--repair")
+    changed = {path for path, inode in before.items() if path.stat().st_ino != inode}
+    assert changed == {victim / "crops" / "000001.h5"}
+
+
 def test_two_damaged_logs_and_a_lost_table_are_repaired_at_once(good: Path, victim: Path) -> None:
     _flip(victim / "images" / "000000.h5", np.random.default_rng(0))
     (victim / "images" / "000002.h5").unlink()

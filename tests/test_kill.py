@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.photos import collect
+from tests.tally import tally
 from vesearch.catalog import Catalog
 from vesearch.cli import main
 from vesearch.stages import build_index
@@ -37,9 +38,9 @@ SETTINGS = (*("--device", "cpu"), *("--set", "detect.detector=whole"), "--set", 
 FILES = 28  # seven shards of four tables
 BAD_FILES = 3  # the exit code of an ingest with a bad file among the photos
 
-_servers = multiprocessing.get_context("forkserver")
+servers = multiprocessing.get_context("forkserver")
 _LOADED = "vesearch.cli vesearch.report vesearch.detectors.whole vesearch.lite0 torch timm sklearn"
-_servers.set_forkserver_preload(_LOADED.split())
+servers.set_forkserver_preload([*_LOADED.split(), "tests.test_crash"])
 
 
 def vesearch(*arguments: object, code: int = 0) -> Result:
@@ -62,14 +63,16 @@ Check = Callable[[], bool]
 
 def kill_when(ready: Check, *arguments: object, delay_s: float = 0.0) -> bool:
     """Run a command and SIGKILL it delay_s after ready; tell whether that came before its end."""
-    victim = _servers.Process(target=_run, args=([str(a) for a in arguments],))
+    victim = servers.Process(target=_run, args=([str(a) for a in arguments],))
     victim.start()
     while victim.is_alive() and not ready():
         time.sleep(0.001)
     time.sleep(delay_s)
     victim.kill()
     victim.join()
-    return victim.exitcode == -signal.SIGKILL
+    killed = victim.exitcode == -signal.SIGKILL
+    tally("SIGKILLs survived", killed)
+    return killed
 
 
 def cut_short(
@@ -181,17 +184,23 @@ def test_a_shard_left_open_after_any_of_its_tables_is_finished(home: Path, tmp_p
     assert_same(store, home / "plain")
 
 
-def test_an_interrupted_ingest_says_so_and_lets_go_of_the_store(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("signal_", "code", "word"),
+    [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")],
+)
+def test_an_interrupted_ingest_says_so_and_lets_go_of_the_store(
+    home: Path, tmp_path: Path, signal_: signal.Signals, code: int, word: bytes
+) -> None:
     store = tmp_path / "store"
     command = [sys.executable, "-c", "from vesearch.cli import main; main()"]
     command += map(str, ingest(home / "photos", store))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while process.poll() is None and len(shard_files(store)) < 5:
             time.sleep(0.001)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal_)
         stdout, stderr = process.communicate(timeout=30)
-    assert (process.returncode, stdout) == (130, b"")
-    assert stderr.count(b"\n") == 1 and b"interrupted" in stderr
+    assert (process.returncode, stdout) == (code, b"")
+    assert stderr.count(b"\n") == 1 and stderr.startswith(word)
     assert not scraps(store)
     vesearch(*ingest(home / "photos", store), code=BAD_FILES)
     assert_same(store, home / "plain")

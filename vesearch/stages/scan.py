@@ -151,10 +151,10 @@ class ShardLog:
         row_id, frame = self.shard * STRIDE + len(self), decoded.frame
         image_id, status, digest = -1, decoded.status, None
         width = height = 0
+        known = self.catalog.places.get(decoded.candidate.path)
         if frame is not None:
             digest, width, height = frame.digest, frame.width, frame.height
             image_id = self.catalog.by_digest.get(digest, self._own.get(digest, row_id))
-            known = self.catalog.places.get(decoded.candidate.path)
             status = "ok" if image_id == row_id else "duplicate"
             if known is not None and known.image_id == image_id:  # touched, or restored as it was
                 status = known.status
@@ -165,6 +165,8 @@ class ShardLog:
         )
         if image_id == row_id:
             return image_id
+        if known is not None and known.image_id == image_id:
+            return None
         for path in self.catalog.paths_of(image_id):
             if path != at.path and path not in self._dropped and is_gone(path):
                 self.drop(path)
