@@ -14,8 +14,9 @@ from PIL import Image
 from vesearch import pipeline
 from vesearch.catalog import Catalog, Place
 from vesearch.config import Config
-from vesearch.errors import VesearchError
+from vesearch.errors import StoreDamagedError, VesearchError
 from vesearch.job import Job
+from vesearch.repair import verify
 from vesearch.stages import scan
 from vesearch.store import Store
 from vesearch.tables import CropRows, EntityRows, ImageRows
@@ -247,9 +248,14 @@ def test_image_ids_are_never_used_twice_even_when_a_shard_is_lost(
 ) -> None:
     draw(photos / "a.png", 1)
     pipeline.ingest(quick, [photos])
+    before = places(store)["a.png"].image_id
     store.shard_path("images", 0).unlink()
+    (store.path / "catalog.h5").unlink()  # what it could be restored from
+    with pytest.raises(StoreDamagedError, match=r"images/000000\.h5 is missing"):
+        rescan()
+    assert verify(Job(quick), repair=True).ok
     rescan()
-    assert store.shards("images") == [1]
+    assert places(store)["a.png"].image_id > before
 
 
 # --- what is refused --------------------------------------------------------------------------

@@ -34,8 +34,6 @@ _MOST_READS = 5_000  # broken files make some decoders lose memory
 _GRACE_SECONDS = 1.0  # what a process is given to end itself before it is killed
 _MAX_PATH = 4096  # bytes, the system's own limit (PATH_MAX)
 _MAX_HEADER = 8192
-_MAX_NUMBER = (1 << 31) - 1
-_PIPE_BYTES = 1 << 20
 _STATUSES = ("unreadable", "too_large")
 # vesearch itself is taken from where the parent has it, before the folders of all else are known
 _BOOTSTRAP = (
@@ -185,7 +183,7 @@ class _Worker:
         """Send the limits and wait until the process is ready. Raises ImageError."""
         os.set_blocking(self._to, False)
         with contextlib.suppress(OSError, AttributeError):  # not Linux, or over the user's share
-            fcntl.fcntl(self._from, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            fcntl.fcntl(self._from, fcntl.F_SETPIPE_SZ, 1 << 20)
         try:
             self._send(json.dumps(asdict(self._limits)).encode())
             if self._header(_Clock(_START_SECONDS)) != READY:
@@ -276,7 +274,7 @@ class _Worker:
     def _frame(self, header: dict[str, Any], clock: _Clock) -> Frame:
         """Read the pixels that a header announces. Raises _Lost."""
         h, w = (_number(header, key, self._limits.max_side) for key in ("h", "w"))
-        width, height = (_number(header, key, _MAX_NUMBER) for key in ("width", "height"))
+        width, height = (_number(header, key, 2**31 - 1) for key in ("width", "height"))
         digest = str(header.get("digest"))
         if not re.fullmatch("[0-9a-f]{32}", digest):
             raise _wrong_answer()
@@ -308,14 +306,10 @@ def _error_in(header: dict[str, Any]) -> ImageError | None:
 
 def _cause(code: int | None) -> str:
     """Name how a process ended: SIGSEGV, or an exit code."""
-    if code is None:
-        return "no answer"
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):  # one without a name
+            return signal.Signals(-code).name
+    return "no answer" if code is None else f"exit code {code}"
 
 
 def _absolute(path: Path) -> bytes:
