@@ -150,9 +150,9 @@ def steps(before: Path, name: str, home: Path) -> tuple[int, Path]:
     return layer.changes, home / "store"
 
 
-def chosen(count: int) -> range:
+def chosen(count: int, usual: int) -> range:
     """Return the instants to try: all of them, or in the usual run some of each command's."""
-    step = 1 if TORTURE else max(1, count // 8)
+    step = 1 if TORTURE else max(1, count // usual)
     return range(count % step, count, step)
 
 
@@ -161,7 +161,7 @@ def test_a_command_that_dies_at_any_instant_can_be_run_again(before: Path, name:
     count, undisturbed = steps(before, name, before / "undisturbed")
     home, known = before / "victim", None
     assert count > 5
-    for at in chosen(count):
+    for at in chosen(count, 6):
         copied(before, name, home)
         with pytest.raises(Crash), FileLayer(at).armed():
             COMMANDS[name](home)
@@ -184,7 +184,7 @@ def test_a_disk_that_refuses_is_one_clear_error_and_costs_nothing(
 ) -> None:
     count, undisturbed = steps(before, name, before / "undisturbed")
     home = before / "victim"
-    for at in chosen(count):
+    for at in chosen(count, 3):
         copied(before, name, home)
         try:
             with FileLayer(at, error, lasting=lasting).armed():

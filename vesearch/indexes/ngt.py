@@ -24,15 +24,12 @@ log = logging.getLogger(__name__)
 EXACT_BELOW = 2000
 
 _DISTANCE = "Normalized Cosine"  # 1 - cosine, right to 2e-7
-# What was removed stays in the graph as idle objects, which searches pass through, until it is
-# built anew. NGT's own remove() costs 1.3 inserts, lowers the recall (0.974 to 0.958 when half of
-# 20,000 go), and is not sound: of two vectors whose 1 - cosine rounds to 0 (a photo and its copy)
-# it leaves a dead id in its tree, on which a later insert fails (ngt 2.8.0). An id that was
-# removed comes back with insert() but not with batch_insert().
-# With idle objects the recall only rises: 0.98 -> 0.989 (10 %), 0.992 (30 %), 0.994 (50 %). What
-# they cost is time: TODO
-_IDLE_BEST = 0.3
-_IDLE_AT_MOST = 0.5
+# Idle objects (see RowTable) raise the recall, 0.98 to 0.99, as more is looked at. To load, change
+# and save 100,000 takes 1 s where building takes 14 to 60. The price is a longer search: 1 to 1.4
+# times with 10 % idle, 1.6 with 30 % scattered, 2.6 to 4 where whole regions went, 2.2 to 5 with
+# 50 % (benchmarks/index_changes.py, 20,000 and 100,000 vectors).
+_IDLE_BEST = 0.3  # more is better built anew
+_IDLE_AT_MOST = 0.5  # more is built anew without being asked
 
 _CHUNK = 50_000  # vectors copied at a time
 _BLOCK = 8192  # vectors read back at a time
@@ -107,7 +104,7 @@ class NgtIndex:
         self.add(vectors)
 
     def add(self, vectors: Float32) -> None:
-        """Append (n, d) vectors; tune the search range once the graph has doubled since."""
+        """Append (n, d) vectors; tune the search range again once the graph has doubled."""
         check_unit(vectors, self._dimension)
         if len(vectors) == 0:
             return
@@ -198,7 +195,7 @@ class NgtIndex:
         """
         first = len(self)
         order = np.random.default_rng(0).permutation(len(vectors))
-        strangers = order[~np.isin(keys[order], self._table.keys)]
+        strangers = order[~np.isin(keys[order], self._table.keys)]  # the graph may know some
         due = self._is_outgrown(len(strangers))
         held_out = hold_out(strangers, to_a_new_graph=not first) if due else strangers[:0]
         present = order[~np.isin(order, held_out)]
