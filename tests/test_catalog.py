@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vesearch.catalog import Catalog
+from vesearch.errors import StoreDamagedError
 from vesearch.store import Store
 from vesearch.tables import STRIDE, ImageRows
 
@@ -74,11 +75,23 @@ def test_a_kept_catalog_equals_a_folded_one_and_new_shards_are_added(store: Stor
     assert Catalog.of(store).paths_by_image()[0] == ["d"]
 
 
-def test_a_kept_catalog_of_another_log_is_not_used(store: Store) -> None:
+def test_a_shard_that_was_there_and_is_gone_is_told_of(store: Store) -> None:
     _fill(store)
     Catalog.of(store).keep(store)
     store.shard_path("images", 1).unlink()
+    with pytest.raises(StoreDamagedError, match=r"images/000001\.h5 is missing"):
+        Catalog.of(store)
+    Catalog.forget_kept(store)  # as a compaction does that drops a shard
     assert Catalog.of(store).paths_by_image() == {0: ["a", "b"]}
+
+
+def test_images_are_live_while_they_have_a_path(store: Store) -> None:
+    assert Catalog.of(store).are_live(np.array([0, 5])).tolist() == [False, False]
+    _fill(store)
+    catalog = Catalog.of(store)
+    asked = np.array([0, 1, 2, STRIDE, STRIDE + 1, -1, 7 * STRIDE])
+    live = catalog.paths_by_image()
+    assert catalog.are_live(asked).tolist() == [image in live for image in asked.tolist()]
 
 
 def test_a_kept_catalog_of_a_rewritten_shard_is_not_used(store: Store) -> None:

@@ -161,7 +161,7 @@ def _delete(path: Path, rng: np.random.Generator) -> None:
 def test_a_damaged_file_of_any_kind_is_noticed_and_repaired(
     good: Path, tmp_path: Path, name: str, damage: Callable[[Path, np.random.Generator], None]
 ) -> None:
-    times = 1 if damage is _delete else size(1, 12)
+    times = 1 if damage is _delete else size(1, 5)
     for seed in range(times):
         store = tmp_path / f"store{seed}"
         shutil.copytree(good / "store", store)

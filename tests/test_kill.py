@@ -199,7 +199,7 @@ def test_an_interrupted_ingest_says_so_and_lets_go_of_the_store(
             time.sleep(0.001)
         process.send_signal(signal_)
         stdout, stderr = process.communicate(timeout=30)
-    assert (process.returncode, stdout) == (code, b"")
+    assert (process.returncode, stdout) == (code, b""), stderr
     assert stderr.count(b"\n") == 1 and stderr.startswith(word)
     assert not scraps(store)
     vesearch(*ingest(home / "photos", store), code=BAD_FILES)

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vesearch"
 LAYERS = (
-    ("errors", "records", "tables", "files", "quiet", "printable"),
+    ("errors", "records", "tables", "files", "quiet", "printable", "interrupts"),
     ("config", "registry", "devices", "progress", "remote", "zoo", "download", "hub"),
     (
         *("store", "images", "masks", "projection", "executors", "catalog", "lite0", "job"),

@@ -10,6 +10,7 @@ import numpy as np
 
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
 from vesearch.files import remove
+from vesearch.records import Bool, Int64
 from vesearch.store import Store
 from vesearch.tables import ImageRows
 
@@ -36,6 +37,7 @@ class Catalog:
         self.places: dict[bytes, Place] = {}
         self.by_digest: dict[str, int] = {}  # content -> id of the image that has it
         self._by_image: dict[int, list[bytes]] | None = None  # made when asked for, then kept
+        self._live: Int64 | None = None
 
     @classmethod
     def of(cls, store: Store) -> Catalog:
@@ -141,6 +143,7 @@ class Catalog:
     def _place(self, path: bytes, place: Place) -> None:
         before = self.places.get(path)
         self.places[path] = place
+        self._live = None
         if self._by_image is not None:
             if before is not None and before.image_id >= 0:
                 self._by_image[before.image_id].remove(path)
@@ -155,6 +158,14 @@ class Catalog:
                 if place.image_id >= 0:
                     self._by_image.setdefault(place.image_id, []).append(path)
         return sorted(self._by_image.get(image_id, []))
+
+    def are_live(self, image_ids: Int64) -> Bool:
+        """Tell for each image whether it has a path."""
+        if self._live is None:
+            ids = {place.image_id for place in self.places.values() if place.image_id >= 0}
+            self._live = np.array(sorted(ids), np.int64)
+        at = np.minimum(np.searchsorted(self._live, image_ids), max(0, len(self._live) - 1))
+        return self._live[at] == image_ids if len(self._live) else np.zeros(len(at), bool)
 
     def paths_by_image(self) -> dict[int, list[str]]:
         """Return for each live image its paths, in the order they were added."""

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-import threading
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +19,7 @@ from vesearch.cli_models import models
 from vesearch.cli_options import SKIPPED, Common, with_options
 from vesearch.config import Query
 from vesearch.errors import VesearchError
+from vesearch.interrupts import TerminatedError, delivered
 from vesearch.printable import PrintableFormatter, printable
 
 if TYPE_CHECKING:  # the modules behind the commands load torch and more: imported on use
@@ -38,10 +35,10 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _terminable():
+            with delivered():
                 return super().invoke(ctx)
         except KeyboardInterrupt as err:
-            by_signal = isinstance(err, _TerminatedError)
+            by_signal = isinstance(err, TerminatedError)
             word = "terminated" if by_signal else "interrupted"
             click.echo(f"{word}; the same command continues where it was", err=True)
             sys.exit(TERMINATED if by_signal else INTERRUPTED)
@@ -68,27 +65,6 @@ class _Commands(click.Group):
             traceback.print_exc()
 
 
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM arrived; as at Ctrl-C, what is open is dropped and the lock released."""
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that it cleans up as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise _TerminatedError
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(vesearch.__version__, prog_name="vesearch")
 def main() -> None:
@@ -103,8 +79,6 @@ def main() -> None:
     handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     warnings.filterwarnings("ignore", module=r"PIL\.")  # each bad file gets a row of its own
-    # an interrupt in the instant after PyTables opened a half-written file, which is swept away
-    warnings.filterwarnings("ignore", message="Closing remaining open file")
 
 
 @main.command()

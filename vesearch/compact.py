@@ -42,14 +42,13 @@ def run(job: Job) -> Compacted:
         before = _bytes(store.path)
         catalog = Catalog.of(store)
         Catalog.forget_kept(store)  # the shards it was folded from change
-        live = set(catalog.paths_by_image())
         shards = store.shards(ImageRows.KIND)
         winners = _winners(store, shards)
         cleared = 0
         with bar("compact", total=len(shards), unit="shard") as progress:
             for shard in shards:
-                cleared += _compact_log(store, shard, winners, live)
-                _compact_payload(store, shard, live)
+                cleared += _compact_log(store, shard, winners, catalog)
+                _compact_payload(store, shard, catalog)
                 progress.update()
         build_index.drop_old_builds(store)
         Catalog.of(store).keep(store)
@@ -66,14 +65,14 @@ def _winners(store: Store, shards: Collection[int]) -> dict[bytes, tuple[int, in
 
 
 def _compact_log(
-    store: Store, shard: int, winners: dict[bytes, tuple[int, int]], live: Collection[int]
+    store: Store, shard: int, winners: dict[bytes, tuple[int, int]], catalog: Catalog
 ) -> int:
     """Drop the rows that say nothing any more; return how many images went with them.
 
     Shards are taken in order: a removal's row goes only after the rows it removes.
     """
     rows = store.read(ImageRows, shard)
-    own = set(rows.own(shard).tolist())
+    own, live = set(rows.own(shard).tolist()), catalog.are_live(rows.image_ids)
     paths, kept = list(rows.paths), []
     for row, path in enumerate(rows.paths):
         counts = bool(path) and winners[path] == (shard, row)
@@ -81,16 +80,16 @@ def _compact_log(
             paths[row] = b""
         if counts and rows.statuses[row] != "removed":
             kept.append(row)
-        elif row in own and int(rows.image_ids[row]) in live:
+        elif row in own and live[row]:
             paths[row] = b""
             kept.append(row)
     if len(kept) < len(paths) or tuple(paths) != rows.paths:
         slim = replace(rows, paths=tuple(paths)).take(kept)
         store.write(shard, slim, store.stamp(store.shard_path(ImageRows.KIND, shard)))
-    return sum(int(rows.image_ids[row]) not in live for row in own)
+    return sum(not live[row] for row in own)
 
 
-def _compact_payload(store: Store, shard: int, live: Collection[int]) -> None:
+def _compact_payload(store: Store, shard: int, catalog: Catalog) -> None:
     """Blank the rows of images that are not live; drop tables without any live image."""
     log = store.read(ImageRows, shard)
     if not len(log.own(shard)):
@@ -103,10 +102,12 @@ def _compact_payload(store: Store, shard: int, live: Collection[int]) -> None:
     if not store.shard_path(EntityRows.KIND, shard).exists():
         return
     rows = store.read(EntityRows, shard)
-    dead_images = ~np.isin(rows.image_ids, list(live))
+    dead_images = ~catalog.are_live(rows.image_ids)
     if not dead_images.any():
         return
     dead = np.repeat(dead_images, rows.counts)
+    if not any(rows.masks[row] for row in np.flatnonzero(dead)):
+        return  # this table is blanked last: the others are, too
     for table in (CropRows, EmbeddingRows, VectorRows):
         if store.shard_path(table.KIND, shard).exists():
             _blank(store, shard, store.read(table, shard), dead)

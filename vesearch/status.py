@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from vesearch.catalog import Catalog
 from vesearch.errors import StoreMissingError
 from vesearch.job import Job
@@ -49,7 +47,7 @@ def read(job: Job) -> Status:
     entities = 0
     for shard in job.store.shards("entities"):
         rows = job.store.read(EntityRows, shard, "image_ids", "counts")
-        entities += int(rows.counts[np.isin(rows.image_ids, list(live))].sum())
+        entities += int(rows.counts[catalog.are_live(rows.image_ids)].sum())
     return Status(
         store=str(job.store.path),
         images=len(live),

@@ -26,6 +26,7 @@ from vesearch.errors import (
     StoreMissingError,
 )
 from vesearch.files import TEMP_PREFIX, read_json, remove, write_bytes, write_json
+from vesearch.interrupts import deferred
 from vesearch.tables import Rows
 
 SCHEMA = 2
@@ -204,7 +205,7 @@ class Store:
         """Commit named columns to one HDF5 file. Raises StoreError when the disk refuses."""
         # made in memory: what the disk refuses is then told by the system, not by HDF5, which
         # would keep the file open and try again
-        with tables.open_file(_name(path), "w", **_IN_MEMORY) as file:
+        with deferred(), tables.open_file(_name(path), "w", **_IN_MEMORY) as file:
             file.root._v_attrs.schema = SCHEMA
             file.root._v_attrs.fingerprint = stamp
             for name, values in columns.items():
@@ -259,7 +260,8 @@ def _reading(path: Path) -> Iterator[Any]:
         data = path.read_bytes()
         if zlib.crc32(data) != _SEALED:
             raise StoreDamagedError(f"{path} is damaged; {_REPAIR}")
-        with tables.open_file(_name(path), "r", driver_core_image=data, **_IN_MEMORY) as file:
+        image = {"driver_core_image": data, **_IN_MEMORY}
+        with deferred(), tables.open_file(_name(path), "r", **image) as file:
             if file.root._v_attrs.schema != SCHEMA:
                 raise StoreMismatchError(f"{path} has another format than {SCHEMA}")
             yield file

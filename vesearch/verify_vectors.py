@@ -85,7 +85,7 @@ def _check_index(store: Store) -> Iterator[Problem]:
         yield Problem(home, reason(err, home), "index")
         return
     try:
-        live = np.isin(build.image_ids, list(Catalog.of(store).paths_by_image()))
+        live = Catalog.of(store).are_live(build.image_ids)
     except StoreError:
         return  # the log is damaged, and was named
     if len(np.unique(build.entity_ids)) != len(build.entity_ids):

@@ -214,7 +214,7 @@ def _project(job: Job, projection: Projection, stamp: str) -> None:
 
 def _gather(job: Job, projection: Projection, stamp: str) -> Gathered:
     """Return all live entities, in the order of their ids."""
-    live = list(Catalog.of(job.store).paths_by_image())
+    catalog = Catalog.of(job.store)
     ids, owners = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     parts = [np.zeros((0, len(projection.components)), np.float32)]
     for shard in job.store.shards("vectors"):
@@ -227,7 +227,7 @@ def _gather(job: Job, projection: Projection, stamp: str) -> Gathered:
                     f"{path} has {len(vectors)} rows for {len(entities)} entities; "
                     "run: vesearch verify --repair"
                 )
-            rows = np.flatnonzero(np.isin(images, live) & vectors.any(axis=1))
+            rows = np.flatnonzero(catalog.are_live(images) & vectors.any(axis=1))
             ids.append(entities[rows])
             owners.append(images[rows])
             parts.append(vectors[rows])

@@ -81,10 +81,10 @@ def run(job: Job, *, refit: bool = False) -> bool:
 
 def _sample(job: Job) -> Float32:
     """Return the live embeddings, at most projection.sample of them, drawn evenly."""
-    live = set(Catalog.of(job.store).paths_by_image())
+    catalog = Catalog.of(job.store)
     open_ = set(job.pending("embeddings", "crops"))
     done = [shard for shard in job.store.shards("embeddings") if shard not in open_]
-    masks = {shard: np.isin(entity_rows(job.store, shard)[1], list(live)) for shard in done}
+    masks = {shard: catalog.are_live(entity_rows(job.store, shard)[1]) for shard in done}
     total, limit = sum(int(m.sum()) for m in masks.values()), job.config.projection.sample
     rng = np.random.default_rng(job.config.projection.seed)
     chosen = np.zeros(total, bool)
