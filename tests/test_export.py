@@ -346,6 +346,9 @@ def test_what_is_compacted_while_it_is_read_is_left_out(
 def test_a_shard_that_goes_while_it_is_read_is_missed_only_if_it_is_wanted(
     known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(known.store, "shards", lambda kind: [0])
+    catalog = Catalog.of(known.store)
+    monkeypatch.setattr(Catalog, "of", lambda store: catalog)
     monkeypatch.setattr(known.store, "shards", lambda kind: [0, 1] if kind == "entities" else [0])
     assert export(known, tmp_path / "one", ["csv"]).entities == 4  # without the log's shard 1
     known.store.shard_path("entities", 0).unlink()
@@ -386,12 +389,12 @@ def test_vectors_of_another_projection_do_not_count(
 
 def test_tables_that_do_not_fit_each_other_are_refused(projected: Job, tmp_path: Path) -> None:
     write_vectors(projected, 0, [[0.6, 0.8], [1, 0], [0, 1]])
-    with pytest.raises(StoreDamagedError, match=r"vectors/000000\.h5 has 3 rows for 4 .*verify"):
+    with pytest.raises(StoreDamagedError, match=r"vectors/000000\.h5 has 3 masks for 4 .*verify"):
         export(projected, tmp_path / "out", FORMATS)
     rows = entity_rows()
     short = {n: getattr(rows, n) for n in rows.__slots__} | {"masks": rows.masks[:3]}
     projected.store.write(0, EntityRows(**short), projected.stamps["entities"])
-    with pytest.raises(StoreDamagedError, match=r"entities/000000\.h5 has 3 rows for 4 .*verify"):
+    with pytest.raises(StoreDamagedError, match=r"entities/000000\.h5 has 3 masks for 4 .*verify"):
         export(projected, tmp_path / "out", ["csv"])
     assert files_in(tmp_path / "out") == []
 

@@ -38,16 +38,20 @@ LIMITS = Images(max_seconds=4.0)
 SETTINGS = ("--device", "cpu", "--set", "detect.detector=whole", "--set", "images.max_seconds=4")
 MAIN_BYTES, DECODER_BYTES = 1_200_000_000, 700_000_000
 INGEST = """
-import atexit, json, resource, sys
-def report():  # after the decoders have been ended: what was registered first comes last
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peaks = [resource.getrusage(kind).ru_maxrss * 1024 for kind in kinds]
-    open(sys.argv.pop(), "w").write(json.dumps(peaks))
-atexit.register(report)
+import json, os, pathlib, sys
+def peak(pid):  # not getrusage: there a process begins with what its parent had when it was forked
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 where = sys.argv.pop(1)
 from vesearch.cli import main
-sys.argv.append(where)
-main(sys.argv[1:-1])
+try:
+    main(sys.argv[1:])
+finally:
+    own = str(os.getpid())
+    decoders = [pid for file in pathlib.Path(f"/proc/{own}/task").glob("*/children")
+                for pid in file.read_text().split()]
+    peaks = [peak(own), max(map(peak, decoders))]
+    pathlib.Path(where).write_text(json.dumps(peaks))
 """
 
 

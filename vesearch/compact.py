@@ -15,7 +15,15 @@ from vesearch.progress import bar
 from vesearch.records import Bool
 from vesearch.stages import build_index
 from vesearch.store import Store
-from vesearch.tables import CropRows, EmbeddingRows, EntityRows, ImageRows, Rows, VectorRows
+from vesearch.tables import (
+    PER_IMAGE,
+    CropRows,
+    EmbeddingRows,
+    EntityRows,
+    ImageRows,
+    Rows,
+    VectorRows,
+)
 
 _PAYLOAD = ("vectors", "embeddings", "crops", "entities")  # the last first: none is ever orphaned
 
@@ -119,8 +127,8 @@ def _blank(store: Store, shard: int, rows: Rows, dead: Bool) -> None:
     changed: dict[str, Any] = {}
     for field in fields(rows):
         values = getattr(rows, field.name)
-        if field.name.startswith("image_") or field.name in ("counts", "mask_sizes_hw"):
-            continue  # one per image
+        if field.name in PER_IMAGE:
+            continue
         if isinstance(values, np.ndarray):
             if values[dead].any():
                 changed[field.name] = np.where(_like(dead, values), values.dtype.type(0), values)

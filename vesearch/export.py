@@ -23,7 +23,7 @@ from vesearch.records import Bool, Float32
 from vesearch.registry import did_you_mean
 from vesearch.stages import build_index, fit_pca
 from vesearch.store import Store
-from vesearch.tables import STRIDE, EntityRows, VectorRows
+from vesearch.tables import PER_IMAGE, STRIDE, EntityRows, VectorRows
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,6 @@ _FILES = {
     "parquet": ("entities.parquet",),
 }
 _WITH_VECTORS = {"npy", "parquet"}
-_PER_IMAGE = {
-    *("image_ids", "image_sizes_hw", "mask_sizes_hw"),
-    *("counts", "image_statuses", "image_errors"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +146,7 @@ def _kept(rows: EntityRows, images: Bool, entities: Bool) -> EntityRows:
     columns: dict[str, Any] = {}
     for field in fields(rows):
         column = getattr(rows, field.name)
-        index = np.flatnonzero(images if field.name in _PER_IMAGE else entities)
+        index = np.flatnonzero(images if field.name in PER_IMAGE else entities)
         is_array = isinstance(column, np.ndarray)
         columns[field.name] = column[index] if is_array else tuple(column[i] for i in index)
     return replace(rows, **columns)

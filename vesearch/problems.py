@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -29,7 +30,7 @@ class Problem:
 
 def reason(err: StoreError, path: Path) -> str:
     """Return an error's words without the path and the advice, which stand beside it."""
-    return str(err).removeprefix(f"{path} ").partition("; run: vesearch")[0]
+    return re.split("; run[: ]", str(err).removeprefix(str(path)))[0].lstrip(":/ ")
 
 
 def read(store: Store, table: type[R], shard: int, stamp: str | None) -> R | Problem | None:

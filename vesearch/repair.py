@@ -91,12 +91,15 @@ def _mend_settings(job: Job) -> None:
 def _mend(job: Job, problems: Sequence[Problem]) -> None:
     """Remove what is wrong and let the stages fill the gaps."""
     store, kinds = job.store, {problem.kind for problem in problems}
+    stamp = job.recorded_stamps()[ImageRows.KIND]
     for problem in problems:
         if problem.shard is not None and problem.kind == ImageRows.KIND:
-            _mend_log(store, problem.shard, job.recorded_stamps()[ImageRows.KIND])
+            _mend_log(store, problem.shard, stamp)
         elif problem.shard is not None:
             for kind in _WITH[problem.kind]:
                 store.drop(kind, problem.shard)
+    if ImageRows.KIND in kinds:
+        _let_go_of_strangers(store, stamp)
     Catalog.forget_kept(store)
     job.open_for_writing()
     detect.run(job)
@@ -139,10 +142,18 @@ def _mend_log(store: Store, shard: int, stamp: str) -> None:
         store.drop(kind, shard)
     # empty, it keeps the number from being used twice
     store.write(shard, scan.ShardLog(shard, Catalog()).rows(), stamp)
-    catalog, _ = _rest_of_log(store, shard, Catalog())
+
+
+def _let_go_of_strangers(store: Store, stamp: str) -> None:
+    """Log paths as lost whose image no shard has: copies of what could not be restored."""
+    catalog, own = Catalog(), set[int]()
+    for shard in store.shards(ImageRows.KIND):
+        rows = store.read(ImageRows, shard)
+        catalog.extend(shard, rows)
+        own.update(rows.image_ids[rows.own(shard)].tolist())
     log = scan.ShardLog(scan.next_shard(store), catalog)
     for path, place in catalog.places.items():
-        if place.image_id // STRIDE == shard:  # a copy, logged elsewhere
+        if place.image_id >= 0 and place.image_id not in own:
             log.drop(path, lost=(None, "the shard that had its image was damaged"))
     if len(log):
         store.write(log.shard, log.rows(), stamp)

@@ -195,9 +195,13 @@ class Store:
 
         Raises StoreMissingError or StoreDamagedError.
         """
-        names = [field.name for field in fields(kind)]
-        found = self.read_file(self.shard_path(kind.KIND, shard), columns or names)
-        return kind(**{name: found.get(name, ()) for name in names})
+        path, names = self.shard_path(kind.KIND, shard), [field.name for field in fields(kind)]
+        found = self.read_file(path, columns or names)
+        rows = kind(**{name: found.get(name, ()) for name in names})
+        flaw = rows.flaw(columns or names)
+        if flaw is not None:
+            raise StoreDamagedError(f"{path} {flaw}; {_REPAIR}")
+        return rows
 
     # --- single files -------------------------------------------------------------------------
 

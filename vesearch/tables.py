@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -14,6 +14,10 @@ from vesearch.records import Bool, Float32, Int64
 STRIDE = 1_000_000  # image ids: shard * STRIDE + row; unique for the store's life, no counter
 RANKS = 1_000  # entity ids: image id * RANKS + rank; more than detect.max_entities may be
 
+PER_IMAGE = {
+    *("image_ids", "image_sizes_hw", "mask_sizes_hw"),
+    *("counts", "image_statuses", "image_errors"),
+}
 Texts = tuple[str | None, ...]
 
 
@@ -22,6 +26,11 @@ class Rows:
     """Columns of one shard: arrays, tuples of bytes, or tuples of texts (None: missing)."""
 
     KIND: ClassVar[str]
+
+    def flaw(self, names: Collection[str]) -> str | None:
+        """Return what is wrong with the lengths of the named columns, None where nothing is."""
+        lengths = {len(getattr(self, name)) for name in names}
+        return "has columns of different lengths" if len(lengths) > 1 else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +93,17 @@ class EntityRows(Rows):
     masks: tuple[bytes, ...]  # COCO compressed run lengths
     labels: Texts
     is_stuff: Bool
+
+    def flaw(self, names: Collection[str]) -> str | None:
+        """Return which named column does not have a row per image, or per entity."""
+        images, entities = len(self.image_ids), int(np.sum(self.counts))
+        for name in names:
+            per_image = name in PER_IMAGE
+            rows, wanted = len(getattr(self, name)), images if per_image else entities
+            known = ("image_ids" if per_image else "counts") in names
+            if known and rows != wanted:
+                return f"has {rows} {name} for {wanted} {'images' if per_image else 'entities'}"
+        return None
 
     def image_rows(self) -> Int64:
         """Return for each entity the row of its image."""

@@ -13,7 +13,6 @@ from vesearch.errors import StoreError, StoreMissingError
 from vesearch.job import Job
 from vesearch.problems import Problem, read, reason
 from vesearch.progress import bar
-from vesearch.records import Bool
 from vesearch.store import Store
 from vesearch.tables import (
     RANKS,
@@ -112,12 +111,6 @@ def _check_log(
         yield rows
         return
     path = store.shard_path(ImageRows.KIND, shard)
-    lengths = {
-        len(getattr(rows, name)) for name in ImageRows.__dataclass_fields__ if name != "KIND"
-    }
-    if len(lengths) > 1:
-        yield Problem(path, "has columns of different lengths", ImageRows.KIND, shard)
-        return
     images.add(shard, rows)
     for row, status in enumerate(rows.statuses):
         digest, has_image = rows.digests[row], rows.image_ids[row] >= 0
@@ -128,52 +121,44 @@ def _check_log(
 
 
 def _check_shard(store: Store, shard: int, stamps: dict[str, str]) -> Iterator[Problem]:
-    """Check the tables of one shard, each against its own entities."""
+    """Check the tables of one shard, each by itself and against its entities."""
     later = False
     for table in reversed(TABLES[1:]):  # a table is made after the one before it
         path = store.shard_path(table.KIND, shard)
         if later and not path.exists():
             yield Problem(path, "is missing", table.KIND, shard)
         later |= path.exists()
-    entities = read(store, EntityRows, shard, stamps[EntityRows.KIND])
-    if isinstance(entities, Problem):
-        yield entities
+    found = [read(store, t, shard, stamps[t.KIND]) for t in (EntityRows, CropRows, EmbeddingRows)]
+    yield from (rows for rows in found if isinstance(rows, Problem))
+    entities, *others = found
     if not isinstance(entities, EntityRows):
-        return  # the others cannot be told right from wrong
-    path = store.shard_path(EntityRows.KIND, shard)
-    wrong = _wrong_entities(entities, shard)
+        return  # the others cannot be compared
+    wrong = _wrong_entities(entities, shard) or _without_row(store, entities, shard)
     if wrong:
+        path = store.shard_path(EntityRows.KIND, shard)
         yield Problem(path, wrong, EntityRows.KIND, shard)
         return
-    log = read(store, ImageRows, shard, None)
-    if isinstance(log, ImageRows):
-        missing = set(log.image_ids[log.own(shard)].tolist()) - set(entities.image_ids.tolist())
-        if missing:
-            yield Problem(path, f"has no row for image {min(missing)}", EntityRows.KIND, shard)
-            return
-    blank = np.array([not mask for mask in entities.masks], bool)
-    for table in (CropRows, EmbeddingRows):
-        rows = read(store, table, shard, stamps[table.KIND])
-        if isinstance(rows, Problem):
-            yield rows
-        elif isinstance(rows, CropRows | EmbeddingRows):
-            wrong = _wrong_payload(rows, blank)
+    for rows in others:
+        if isinstance(rows, CropRows | EmbeddingRows):
+            wrong = _wrong_payload(rows, len(entities.masks))
             if wrong:
-                yield Problem(store.shard_path(table.KIND, shard), wrong, table.KIND, shard)
+                yield Problem(store.shard_path(rows.KIND, shard), wrong, rows.KIND, shard)
+
+
+def _without_row(store: Store, entities: EntityRows, shard: int) -> str | None:
+    """Return which image of the log an entities table does not have."""
+    log = read(store, ImageRows, shard, None)
+    if not isinstance(log, ImageRows):
+        return None  # named before
+    missing = set(log.image_ids[log.own(shard)].tolist()) - set(entities.image_ids.tolist())
+    return f"has no row for image {min(missing)}" if missing else None
 
 
 def _wrong_entities(rows: EntityRows, shard: int) -> str | None:
     """Return what is wrong with an entities table in itself."""
-    images, entities = len(rows.image_ids), int(rows.counts.sum())
-    for name in ("image_sizes_hw", "mask_sizes_hw", "counts", "image_statuses", "image_errors"):
-        if len(getattr(rows, name)) != images:
-            return f"has {len(getattr(rows, name))} {name} for {images} images"
-    for name in ("boxes_xyxy", "areas", "scores", "peaks_xy", "masks", "labels", "is_stuff"):
-        if len(getattr(rows, name)) != entities:
-            return f"has {len(getattr(rows, name))} {name} for {entities} entities"
     if (rows.image_ids // STRIDE != shard).any() or (np.diff(rows.image_ids) <= 0).any():
         return "has image ids of another shard, or twice"
-    if images and not 0 <= rows.counts.min() <= rows.counts.max() <= RANKS:
+    if len(rows.counts) and not 0 <= rows.counts.min() <= rows.counts.max() <= RANKS:
         return f"has an image of {rows.counts.max()} entities"
     sizes = rows.image_sizes_hw[rows.image_rows()][:, [1, 0, 1, 0]]
     if (rows.boxes_xyxy < 0).any() or (rows.boxes_xyxy > sizes + 1).any():
@@ -181,11 +166,11 @@ def _wrong_entities(rows: EntityRows, shard: int) -> str | None:
     return None
 
 
-def _wrong_payload(rows: CropRows | EmbeddingRows, blank: Bool) -> str | None:
-    """Return what is wrong with crops or embeddings; blank: the entities that are cleared away."""
+def _wrong_payload(rows: CropRows | EmbeddingRows, entities: int) -> str | None:
+    """Return what is wrong with the crops or embeddings of so many entities."""
     values = rows.jpegs if isinstance(rows, CropRows) else rows.embeddings
-    if len(values) != len(blank):
-        return f"has {len(values)} rows for {len(blank)} entities"
+    if len(values) != entities:
+        return f"has {len(values)} rows for {entities} entities"
     if isinstance(rows, CropRows):
         odd = [jpeg for jpeg in rows.jpegs if jpeg and not jpeg.startswith(b"\xff\xd8")]
         return "has a crop that is no JPEG" if odd else None

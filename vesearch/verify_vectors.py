@@ -71,18 +71,18 @@ def _check_vectors(
 
 def _check_index(store: Store) -> Iterator[Problem]:
     """Check that every entry of the index is an entity of the store, with its image and vector."""
-    home = store.path / "index"
+    home = folder = store.path / "index"
     try:
-        build = build_index.load(store)
         folder = build_index.current(store)
+        build = build_index.load(store)
     except StoreMissingError as err:
-        if (home / "current").exists():
-            yield Problem(home, reason(err, home), "index")
+        if folder != home:
+            yield Problem(folder, reason(err, folder), "index")
         elif home.exists() and any(home.iterdir()):
             yield Problem(home / "current", "is missing", "index")
         return
     except StoreError as err:
-        yield Problem(home, reason(err, home), "index")
+        yield Problem(folder, reason(err, folder), "index")
         return
     try:
         live = Catalog.of(store).are_live(build.image_ids)

@@ -1,0 +1,231 @@
+"""Damage that no checksum shows, because somebody wrote it so: verify names it, repair mends it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
+from vesearch import pipeline
+from vesearch.catalog import Catalog
+from vesearch.config import Config
+from vesearch.files import crc32, write_json
+from vesearch.job import Job
+from vesearch.repair import verify
+from vesearch.stages import build_index, fit_pca
+from vesearch.store import Store
+from vesearch.tables import (
+    STRIDE,
+    CropRows,
+    EmbeddingRows,
+    EntityRows,
+    ImageRows,
+    Rows,
+    VectorRows,
+)
+
+pytestmark = pytest.mark.usefixtures("colours")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Settings of a store with seven pictures in three shards, indexed."""
+    for seed, name in enumerate("abcdefg"):
+        draw(tmp_path / "photos" / f"{name}.png", seed, mtime_s=seed)
+    made = settings(tmp_path / "store")
+    pipeline.ingest(made, [tmp_path / "photos"])
+    pipeline.run_stages(made, ("fit-pca", "build-ngt"), ())
+    return made
+
+
+@pytest.fixture
+def store(config: Config) -> Store:
+    return Store(Path(config.run.store))
+
+
+def rewrite(store: Store, rows: Rows, shard: int = 1, stamp: str | None = None) -> None:
+    """Write a table as the store itself would, under the fingerprint that it had."""
+    path = store.shard_path(rows.KIND, shard)
+    store.write(shard, rows, stamp or store.stamp(path))
+
+
+def entities(store: Store) -> EntityRows:
+    return store.read(EntityRows, 1)
+
+
+def _other_fingerprint(store: Store) -> None:
+    rewrite(store, store.read(EmbeddingRows, 1), stamp="0123456789abcdef")
+
+
+def _no_known_status(store: Store) -> None:
+    rows = store.read(ImageRows, 1)
+    rewrite(store, replace(rows, statuses=("fine", *rows.statuses[1:])))
+
+
+def _no_digest(store: Store) -> None:
+    rows = store.read(ImageRows, 1)
+    rewrite(store, replace(rows, digests=("short", *rows.digests[1:])))
+
+
+def _content_twice(store: Store) -> None:
+    rows, first = store.read(ImageRows, 1), store.read(ImageRows, 0)
+    rewrite(store, replace(rows, digests=(first.digests[0], *rows.digests[1:])))
+
+
+def _unequal_columns(store: Store) -> None:
+    rows = store.read(ImageRows, 1)
+    rewrite(store, replace(rows, sizes=rows.sizes[:-1]))
+
+
+def _a_missing_image(store: Store) -> None:
+    rows = store.read(ImageRows, 2)
+    rewrite(store, replace(rows, image_ids=rows.image_ids * 0 + STRIDE + 77), 2)
+
+
+def _too_few_masks(store: Store) -> None:
+    rewrite(store, replace(entities(store), masks=entities(store).masks[:-1]))
+
+
+def _too_few_counts(store: Store) -> None:
+    rewrite(store, replace(entities(store), counts=entities(store).counts[:-1]))
+
+
+def _ids_of_another_shard(store: Store) -> None:
+    rewrite(store, replace(entities(store), image_ids=entities(store).image_ids + STRIDE))
+
+
+def _ids_twice(store: Store) -> None:
+    rewrite(store, replace(entities(store), image_ids=entities(store).image_ids * 0 + STRIDE))
+
+
+def _an_image_left_out(store: Store) -> None:
+    ids = entities(store).image_ids
+    rewrite(store, replace(entities(store), image_ids=ids + np.array([0, 0, 5])))
+
+
+def _a_box_outside(store: Store) -> None:
+    rewrite(store, replace(entities(store), boxes_xyxy=entities(store).boxes_xyxy * 9))
+
+
+def _too_few_crops(store: Store) -> None:
+    rewrite(store, CropRows(store.read(CropRows, 1).jpegs[:-1]))
+
+
+def _no_jpeg(store: Store) -> None:
+    rewrite(store, CropRows((b"GIF89a", *store.read(CropRows, 1).jpegs[1:])))
+
+
+def _too_many_embeddings(store: Store) -> None:
+    rewrite(store, EmbeddingRows(store.read(EmbeddingRows, 1).embeddings.repeat(2, 0)))
+
+
+def _no_number(store: Store) -> None:
+    embeddings = store.read(EmbeddingRows, 1).embeddings
+    embeddings[1, 2] = np.nan
+    rewrite(store, EmbeddingRows(embeddings))
+
+
+def _another_vector(store: Store) -> None:
+    vectors = store.read(VectorRows, 1).vectors
+    rewrite(store, VectorRows(vectors[::-1].copy()))
+
+
+def _too_few_vectors(store: Store) -> None:
+    rewrite(store, VectorRows(store.read(VectorRows, 1).vectors[:-1]))
+
+
+def _no_projection(store: Store) -> None:
+    path = fit_pca.path_of(store)
+    columns = store.read_file(path, ["mean", "components", "explained_variance", "fitted_on"])
+    columns["components"] = columns["components"] * 2
+    store.write_file(path, columns, store.stamp(path))
+
+
+def _change_index(store: Store, **changes: Callable[[np.ndarray], np.ndarray]) -> None:
+    path = build_index.current(store) / "entities.h5"
+    columns = store.read_file(path, ["entity_ids", "image_ids", "keys", "pair_similarities"])
+    for name, change in changes.items():
+        columns[name] = change(columns[name])
+    store.write_file(path, columns, store.stamp(path))
+
+
+def _a_strange_entity(store: Store) -> None:
+    _change_index(store, entity_ids=lambda ids: np.append(ids[:-1], ids[-1] + 7))
+
+
+def _an_entity_twice(store: Store) -> None:
+    _change_index(store, entity_ids=lambda ids: np.append(ids[:-1], ids[0]))
+
+
+def _another_image(store: Store) -> None:
+    _change_index(store, image_ids=lambda ids: ids[::-1].copy())
+
+
+def _shuffled_vectors(store: Store) -> None:
+    small = build_index.current(store) / "backend"
+    np.save(small / "vectors.npy", np.load(small / "vectors.npy")[::-1].copy())
+    manifest = json.loads((small / "index.json").read_text())
+    manifest["files"]["vectors.npy"]["crc32"] = crc32(small / "vectors.npy")
+    del manifest["crc32"]
+    write_json(small / "index.json", manifest)
+
+
+def _another_catalog(store: Store) -> None:
+    catalog = Catalog.of(store)
+    catalog.places.pop(next(iter(catalog.places)))
+    catalog.keep(store)
+
+
+WRONG = {
+    _other_fingerprint: "embeddings/000001.h5 has the fingerprint of other settings or weights",
+    _no_known_status: "images/000001.h5 row 0 has the status 'fine'",
+    _no_digest: "images/000001.h5 row 0 has the digest 'short'",
+    _content_twice: "images/000001.h5 has content",
+    _unequal_columns: "images/000001.h5 has columns of different lengths",
+    _a_missing_image: "images/000001.h5 has not the image 1000077, which 000002.h5 names",
+    _too_few_masks: "entities/000001.h5 has 2 masks for 3 entities",
+    _too_few_counts: "entities/000001.h5 has 2 counts for 3 images",
+    _ids_of_another_shard: "entities/000001.h5 has image ids of another shard",
+    _ids_twice: "entities/000001.h5 has image ids of another shard, or twice",
+    _an_image_left_out: "entities/000001.h5 has no row for image 1000002",
+    _a_box_outside: "entities/000001.h5 has a box outside of its image",
+    _too_few_crops: "crops/000001.h5 has 2 rows for 3 entities",
+    _no_jpeg: "crops/000001.h5 has a crop that is no JPEG",
+    _too_many_embeddings: "embeddings/000001.h5 has 6 rows for 3 entities",
+    _no_number: "embeddings/000001.h5 has an embedding that is no number",
+    _another_vector: "vectors/000001.h5 row 0 is not what the projection makes",
+    _too_few_vectors: "vectors/000001.h5 has 2 rows for 3 embeddings",
+    _no_projection: "projection.h5 has components that are not orthonormal",
+    _a_strange_entity: "index/000001 has entity",
+    _an_entity_twice: "index/000001 has an entity twice",
+    _another_image: "index/000001 has an entity under another image",
+    _shuffled_vectors: "index/000001 has another vector than the store for entity 0",
+    _another_catalog: "catalog.h5 differs from the log",
+}
+
+
+@pytest.mark.parametrize("spoil", WRONG, ids=lambda f: f.__name__)
+def test_what_was_written_wrong_is_named_and_mended(
+    config: Config, store: Store, tmp_path: Path, spoil: Callable[[Store], None]
+) -> None:
+    assert not verify(Job(config)).found
+    spoil(store)
+    found = [
+        f"{problem.path.relative_to(store.path)} {problem.what}"
+        for problem in verify(Job(config)).found
+    ]
+    assert any(line.startswith(WRONG[spoil]) for line in found), found  # type: ignore[index]
+    repaired = verify(Job(config), repair=True)
+    assert repaired.ok, repaired.left
+    pipeline.ingest(config, [tmp_path / "photos"])
+    pipeline.run_stages(config, ("fit-pca", "build-ngt"), ())
+    assert not verify(Job(config)).found
+    live = Catalog.of(store).paths_by_image()
+    names = sorted(Path(path).name for paths in live.values() for path in paths)
+    assert names == [f"{name}.png" for name in "abcdefg"]
+    assert len(build_index.load(store).entity_ids) == 7
