@@ -389,7 +389,7 @@ def test_vectors_of_another_projection_do_not_count(
 
 def test_tables_that_do_not_fit_each_other_are_refused(projected: Job, tmp_path: Path) -> None:
     write_vectors(projected, 0, [[0.6, 0.8], [1, 0], [0, 1]])
-    with pytest.raises(StoreDamagedError, match=r"vectors/000000\.h5 has 3 masks for 4 .*verify"):
+    with pytest.raises(StoreDamagedError, match=r"vectors/000000\.h5 has 3 rows for 4 .*verify"):
         export(projected, tmp_path / "out", FORMATS)
     rows = entity_rows()
     short = {n: getattr(rows, n) for n in rows.__slots__} | {"masks": rows.masks[:3]}
