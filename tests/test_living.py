@@ -487,3 +487,22 @@ def test_vectors_of_cleared_images_are_blank(photos: Path, config: Config, store
     compact.run(Job(config))
     assert store.read(VectorRows, 0).vectors.any(axis=1).tolist() == [True, False, True]
     assert Colours.dim == store.read(EmbeddingRows, 0).embeddings.shape[1]
+
+
+def test_photos_are_only_ever_read(photos: Path, config: Config) -> None:
+    def seen() -> dict[Path, tuple[bytes, int, int]]:
+        stats = {path: path.stat() for path in photos.rglob("*")}
+        return {p: (p.read_bytes(), s.st_mtime_ns, s.st_ino) for p, s in stats.items()}
+
+    (photos / "bad.png").write_bytes(b"\x89PNG\r\n")
+    before = seen()
+    pipeline.ingest(config, [photos], sync="careful")
+    build(config)
+    searcher = Searcher(config)
+    searcher.draw(searcher.ask(photos / "a.png", 1, Wish()), photos.parent / "out.png")
+    forget.run(Job(config), [str(photos / "a.png")])
+    compact.run(Job(config))
+    Store(Path(config.run.store)).shard_path("entities", 0).unlink()
+    assert verify(Job(config), repair=True).ok
+    pipeline.ingest(config, [photos], sync="forced")
+    assert seen() == before

@@ -111,7 +111,8 @@ def _megabytes(count: int) -> str:
 
 def exported_text(done: Exported) -> str:
     """Return what was exported, and where to."""
-    counts = f"{done.images:,} images, {done.entities:,} entities, {done.vectors:,} vectors"
+    counts = f"{done.images:,} images, {done.entities:,} entities"
+    counts += f", {done.vectors:,} vectors" if done.vectors else ""
     return "\n".join([counts, *(f"  {shown(str(path))}" for path in done.files)])
 
 
