@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -248,7 +249,11 @@ class Rereader:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self.catalog = Catalog.of(job.store)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The folded log, with what is logged here; most runs have no need of it."""
+        return Catalog.of(self._job.store)
 
     def frames_of(self, shard: int, image_ids: Int64 | None = None) -> Iterator[Reread]:
         """Yield the images that are new in a logged shard, or those asked for, in their order."""
@@ -260,13 +265,14 @@ class Rereader:
 
     def log_lost(self, lost: Sequence[Reread]) -> None:
         """Log images whose entities cannot be made now: when a file is back, it is a new one."""
+        if not lost:
+            return
         log = ShardLog(next_shard(self._job.store), self.catalog)
         for item in lost:
             for path in self.catalog.paths_of(item.image_id) or [b""]:
                 log.drop(path, lost=(item.digest, item.error))
-        if len(log):
-            self._job.store.write(log.shard, log.rows(), self._job.stamps["images"])
-            self.catalog.extend(log.shard, log.rows())
+        self._job.store.write(log.shard, log.rows(), self._job.stamps["images"])
+        self.catalog.extend(log.shard, log.rows())
 
     def _reread(self, image_id: int, digest: str | None) -> Reread:
         """Try the paths that have the image, now that some may be gone."""
