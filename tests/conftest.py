@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +20,12 @@ def quick(tmp_path: Path) -> Config:
     """Settings of a store in tmp_path, with the detector that costs nothing and tiny shards."""
     settings = ("detect.detector=whole", "run.device=cpu", "run.shard_size=3")
     return load_config(overrides=[*settings, f"run.store={tmp_path / 'store'}"])
+
+
+def pytest_configure() -> None:
+    """Let tests and what they start hear SIGINT, also where all of this runs in the background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,6 +26,16 @@ def test_a_signal_is_an_exception_at_once(
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_that_was_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with delivered():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_in_a_deferred_span_it_waits_for_the_outermost_end() -> None:
     done = []
     with pytest.raises(TerminatedError), delivered():

@@ -21,7 +21,10 @@ class _State:
 
 @contextmanager
 def delivered() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into KeyboardInterrupt and TerminatedError."""
+    """Turn SIGINT and SIGTERM into KeyboardInterrupt and TerminatedError.
+
+    One that was ignored stays so: a shell has it ignored by what it runs in the background.
+    """
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return
@@ -31,7 +34,8 @@ def delivered() -> Iterator[None]:
         if not _State.depth:
             raise _State.pending
 
-    before = {number: signal.signal(number, arrived) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, arrived) for number in heard}
     _State.pending = None
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import zlib
@@ -254,9 +255,8 @@ def _blocks(first: Int64, other: Int64, size: int) -> Iterator[tuple[Int64, Int6
 
 def _commit(job: Job, index: Index, entities: Gathered, known: dict[str, Any]) -> None:
     """Save a build beside the current one, then switch to it."""
-    home = job.store.path / "index"
-    last = max((int(build.name) for build in _builds(home)), default=0)
-    folder = home / f"{last + 1:06d}"
+    home, before = job.store.path / "index", _name_of_current(job.store)
+    folder = home / f"{int(before or 0) + 1:06d}"
     columns = {
         "entity_ids": entities.entity_ids,
         "image_ids": entities.image_ids,
@@ -264,16 +264,22 @@ def _commit(job: Job, index: Index, entities: Gathered, known: dict[str, Any]) -
         "pair_similarities": _pairs(job, entities.vectors),
     }
     try:
+        for build in _builds(home):
+            if int(build.name) > int(before or 0):
+                remove(build)  # the rest of one that was killed
         index.save(folder / "backend")
         job.store.write_file(folder / "entities.h5", columns, known["made_of"])
         fit_pca.copy(job.store, fit_pca.path_of(job.store), folder / "projection.h5")
         facts = {"backend": job.config.index.backend, "entities": len(index), **index.settings}
         write_json(folder / "build.json", {"format": FORMAT, **facts, **known})
-        before = _name_of_current(job.store)
         write_text(home / "current", f"{folder.name} {_crc(folder.name)}\n")
         drop_old_builds(job.store, but=before)  # queries may be just opening that one
     except OSError as err:
         raise StoreError(f"cannot write {folder}: {err.strerror or err}") from err
+    finally:
+        if _name_of_current(job.store) != folder.name:  # on a full disk every byte is wanted
+            with contextlib.suppress(OSError):
+                remove(folder)
 
 
 def drop_old_builds(store: Store, *, but: str | None = None) -> None:
