@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.colours import Colours, colours, draw, settings  # noqa: F401  (fixture)
-from vesearch import compact, pipeline
+from vesearch import compact, masks, pipeline
 from vesearch.catalog import Catalog
 from vesearch.config import Config
 from vesearch.errors import StoreMissingError, VesearchError
@@ -21,7 +21,7 @@ from vesearch.repair import verify
 from vesearch.search import Searcher, Wish
 from vesearch.stages import build_index, forget
 from vesearch.store import Store
-from vesearch.tables import CropRows, EmbeddingRows, EntityRows, ImageRows, VectorRows
+from vesearch.tables import STRIDE, CropRows, EmbeddingRows, EntityRows, ImageRows, VectorRows
 
 pytestmark = pytest.mark.usefixtures("colours")
 
@@ -506,3 +506,37 @@ def test_photos_are_only_ever_read(photos: Path, config: Config) -> None:
     assert verify(Job(config), repair=True).ok
     pipeline.ingest(config, [photos], sync="forced")
     assert seen() == before
+
+
+def test_a_graph_is_changed_by_a_little_and_built_anew_for_much(
+    config: Config, store: Store
+) -> None:
+    """2,560 entities of 512 images: enough for a real graph; only their tables are there."""
+    rng, n, each = np.random.default_rng(0), 256, 5
+    job, mask = Job(config), masks.encode(np.ones((1, 8, 8), bool))[0]
+    with store.lock():
+        job.open_for_writing()
+        for shard in range(2):
+            ids, z = shard * STRIDE + np.arange(n), np.full(n, 8)
+            names = tuple(f"/photos/{shard}/{i}.jpg".encode() for i in range(n))
+            digests = tuple(f"{image:032x}" for image in ids)
+            log = ImageRows(names, ids, z, z, z, z, digests, ("ok",) * n, (None,) * n)
+            size, rows = np.full((n, 2), 8), n * each
+            one, ones = np.ones(rows, np.float32), np.ones((rows, 4), np.float32)
+            images = (ids, size, size, z * 0 + each, ("ok",) * n, (None,) * n)
+            found = (ones, one, one, ones[:, :2], (mask,) * rows, (None,) * rows, one < 0)
+            noise = rng.standard_normal((rows, Colours.dim)).astype(np.float16)
+            tables = log, EntityRows(*images, *found), CropRows((b"\xff\xd8",) * rows)
+            for table in (*tables, EmbeddingRows(noise)):
+                store.write(shard, table, job.stamps[table.KIND])
+    assert build(config) == "built"
+    assert build_index.facts(store)["method"] == "anng"
+    forget.run(job, ["/photos/0/1?.jpg"])
+    assert build(config) == "updated"
+    assert build_index.facts(store)["removed"] == 10 * each
+    live = {entity // 1000 for entity in indexed(store)}
+    assert live == set(Catalog.of(store).paths_by_image()) and len(live) == 2 * n - 10
+    assert_sound(config)
+    forget.run(job, ["/photos/1/1*.jpg"])  # leaves too few for a graph
+    assert build(config) == "built"
+    assert_sound(config)
