@@ -20,6 +20,7 @@ from PIL import Image, ImageFile
 
 from vesearch.config import Images
 from vesearch.errors import ImageError
+from vesearch.printable import printable
 from vesearch.quiet import quiet
 from vesearch.records import Float32, Frame, UInt8
 
@@ -215,7 +216,7 @@ def one_line(text: str) -> str:
     line = " ".join(text.split())
     if len(line) > _MAX_TEXT:
         line = f"{line[:_MAX_TEXT]}…"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return printable(line)
 
 
 def _too_much_memory(limits: Images) -> ImageError:
