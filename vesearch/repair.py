@@ -32,9 +32,10 @@ _WITH = {
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was found wrong; left: what still is; lost: photos whose entities are gone till then.
+    """What was found wrong, and what is left of it.
 
-    files: how many were checked.
+    files: how many were checked; lost: paths that were not there to repair from, whose entities
+        are gone until they are ingested again.
     """
 
     files: int
@@ -56,9 +57,9 @@ def verify(job: Job, *, repair: bool = False) -> Verified:
     files = sum(1 for path in job.store.path.rglob("*") if path.is_file())
     if not repair or not found:
         return Verified(files, found, left)
-    if any(problem.kind == "settings" for problem in found):
-        _mend_settings(job)
     with job.store.lock():
+        if any(problem.kind == "settings" for problem in found):
+            _mend_settings(job)
         before = _lost(job.store)
         left = tuple(check(job))
         for _ in range(_ROUNDS):
