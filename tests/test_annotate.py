@@ -13,9 +13,10 @@ from PIL import Image
 from skimage import data
 
 from vesearch import overlay, paint
-from vesearch.annotate import MatchPhoto, draw_entities, draw_matches, save_png
+from vesearch.annotate import MatchPhoto, draw_entities, draw_matches
 from vesearch.errors import VesearchError
 from vesearch.masks import encode, to_entities
+from vesearch.picture import save_png
 from vesearch.records import Bool, Entities, Match, UInt8
 
 ODD_NAMES = [

@@ -16,7 +16,7 @@ LAYERS = (
     (
         *("store", "images", "masks", "projection", "executors", "catalog", "lite0", "job"),
         *("decoders", "decoding"),
-        *("annotate", "overlay", "paint", "detectors", "embedders", "indexes"),
+        *("annotate", "overlay", "paint", "picture", "detectors", "embedders", "indexes"),
         *("architecture", "resnet", "folding", "checkpoints"),
     ),
     ("stages",),

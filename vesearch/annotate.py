@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import numpy as np
 from PIL import Image
@@ -93,31 +91,6 @@ def draw_matches(
     if not matches:
         _put(page, _note("No match", tile_hw), left, top)
     return Image.fromarray(page)
-
-
-def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a picture as PNG; a reader sees the old file or the whole new one.
-
-    Raises VesearchError when it cannot be written.
-    """
-    partial = path.parent / f".vesearch-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    try:
-        try:
-            with partial.open("xb") as file:
-                picture.save(file, "PNG", compress_level=4)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as err:
-        name = printable(str(path))
-        raise VesearchError(f"cannot write {name}: {err.strerror or err}") from err
 
 
 def _drawn(

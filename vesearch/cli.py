@@ -196,6 +196,7 @@ def run(common: Common, pipeline: Path, folders: tuple[Path, ...]) -> None:
 @click.option("--include-self", is_flag=True, help="Matches in the query photo and its copies too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="X.png", help="Draw the answer.")
+@click.option("--force", is_flag=True, help="Draw over X.png even where vesearch did not draw it.")
 @with_options
 def query(
     common: Common,
@@ -206,6 +207,7 @@ def query(
     include_self: bool,
     as_json: bool,
     out: Path | None,
+    force: bool,
 ) -> None:
     """List the entities of IMAGES, or find what is most similar to one of them.
 
@@ -213,17 +215,19 @@ def query(
     vesearch query img.jpg
     vesearch query img.jpg --entity 1 --out result.png
     """
-    from vesearch import report, search
+    from vesearch import picture, report, search
 
     config = common.load(**{"query.top": top})
     wish = search.Wish(config.query.top, not all_entities, include_self)
     failed = 0
     searcher = search.Searcher(config)
-    for number, image in enumerate(images, 1):
+    outs = [out and _numbered(out, number, len(images)) for number in range(1, len(images) + 1)]
+    picture.check_targets(filter(None, outs), asked=images, store=searcher.job.store, force=force)
+    for image, target in zip(images, outs, strict=True):
         try:
             result = searcher.ask(image, entity, wish)
-            if out is not None:
-                searcher.draw(result, _numbered(out, number, len(images)))
+            if target is not None:
+                searcher.draw(result, target)
         except VesearchError as err:
             if len(images) == 1:
                 raise

@@ -67,8 +67,9 @@ def masks(common: Common, annotations: Path, folder: Path, as_json: bool) -> Non
 @click.argument("labels", type=click.Path(path_type=Path), metavar="LABELS.csv")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="X.png", help="Draw the worst.")
+@click.option("--force", is_flag=True, help="Draw over X.png even where vesearch did not draw it.")
 @with_options
-def retrieval(common: Common, labels: Path, as_json: bool, out: Path | None) -> None:
+def retrieval(common: Common, labels: Path, as_json: bool, out: Path | None, force: bool) -> None:
     """Ask for every entity of LABELS among its photos, and count what is found.
 
     \b
@@ -78,14 +79,20 @@ def retrieval(common: Common, labels: Path, as_json: bool, out: Path | None) -> 
     asked for, else the photo's entity 1. A hit is another photo with the label. Photos with the
     label __distractor__ are never asked for. No store is needed.
     """
+    from vesearch import picture
+    from vesearch.evaluation import labels as tables
     from vesearch.evaluation import retrieval
+    from vesearch.store import Store
 
-    found = retrieval.evaluate(common.load(), labels)
+    config = common.load()
     if out is not None:
-        from vesearch import annotate
+        asked = [labels, *(row.path for row in tables.read(labels))]
+        picture.check_targets([out], asked=asked, store=Store(Path(config.run.store)), force=force)
+    found = retrieval.evaluate(config, labels)
+    if out is not None:
         from vesearch.evaluation import sheet
 
-        annotate.save_png(sheet.draw(found.queries), out)
+        picture.save_png(sheet.draw(found.queries), out)
     click.echo(json.dumps(_plain(found)) if as_json else _text(found))
     for skip in found.skipped:
         click.echo(f"skipped: {skip.error}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,8 @@ def atomic(path: Path) -> Iterator[Path]:
     The body must have closed the file. On an exception the temporary file goes away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.parent / f"{TEMP_PREFIX}{os.getpid()}-{path.name}"
+    # a name of its own: two threads may write, and path's may be as long as names can be
+    temp = path.parent / f"{TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     try:
         yield temp
         sync(temp)

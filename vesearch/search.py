@@ -75,15 +75,15 @@ class Searcher:
 
     def draw(self, result: Result, out: Path) -> None:
         """Draw an answer as a PNG file. Raises VesearchError when it cannot be written."""
-        from vesearch import annotate
+        from vesearch import annotate, picture
 
         pixels, entities = result.look.frame.pixels, result.look.entities
         if result.selected is None:
-            annotate.save_png(annotate.draw_entities(pixels, entities), out)
+            picture.save_png(annotate.draw_entities(pixels, entities), out)
             return
         photos = [self._photo(match) for match in result.matches]
         sheet = annotate.draw_matches(pixels, entities, result.selected, photos)
-        annotate.save_png(sheet, out)
+        picture.save_png(sheet, out)
 
     def _photo(self, match: Match) -> MatchPhoto:
         from vesearch.annotate import MatchPhoto
