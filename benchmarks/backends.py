@@ -19,11 +19,11 @@ import numpy as np
 
 from benchmarks.timing import cosines, seconds
 from tests import models
-from vesearch import devices
-from vesearch.architecture import Architecture
 from vesearch.detectors import DETECTORS
 from vesearch.detectors.selection import Selection
 from vesearch.embedders import EMBEDDERS
+from vesearch.networks import devices
+from vesearch.networks.architecture import Architecture
 
 INSTANCES = 10  # per photo, about as many as COCO's have
 PUBLISHED_S = 0.053  # per image: detectron2's R50-FPN on one V100, MODEL_ZOO.md
@@ -177,7 +177,7 @@ def plain_loop(embedder: Any, device: str) -> Callable[[Any, int], Any]:
     if kind == "Lite0":
         import timm
 
-        from vesearch import lite0
+        from vesearch.networks import lite0
 
         net: Any = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
         weights = torch.load(lite0.weights_path(), map_location="cpu", weights_only=True)
@@ -185,8 +185,8 @@ def plain_loop(embedder: Any, device: str) -> Callable[[Any, int], Any]:
         net.reset_classifier(0)
         to_input = partial(lite0.to_input, device=device)
     elif kind == "SimCLR":
-        from vesearch import resnet
         from vesearch.checkpoints import converted
+        from vesearch.networks import resnet
 
         header = converted.read_header(embedder._path)
         net = resnet.build(header.architecture, converted.load(embedder._path, header))

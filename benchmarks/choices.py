@@ -26,7 +26,7 @@ from PIL import Image, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from vesearch import lite0, masks, projection
+from vesearch import masks, projection
 from vesearch.config import Config, Crop, load_config
 from vesearch.detectors import Detector
 from vesearch.embedders.builtin import Lite0
@@ -34,8 +34,9 @@ from vesearch.evaluation import retrieval
 from vesearch.evaluation.labels import Label, read
 from vesearch.evaluation.metrics import average_precision
 from vesearch.evaluation.retrieval import Gallery, Retrieval, collect, measure
-from vesearch.images import digest_of
 from vesearch.job import Job
+from vesearch.networks import lite0
+from vesearch.photos.decode import digest_of
 from vesearch.records import Entities, Float32, Frame, UInt8
 from vesearch.stages import crop
 

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.timing import cosines, seconds
 from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, photo
-from vesearch import devices
 from vesearch.config import Config, load_config
 from vesearch.embedders import EMBEDDERS
-from vesearch.images import read_frame
 from vesearch.job import Job
+from vesearch.networks import devices
+from vesearch.photos.decode import read_frame
 from vesearch.pipeline import ingest, run_stages
 from vesearch.search import Searcher, Wish
 from vesearch.stages import crop, detect
@@ -129,7 +129,7 @@ def bench_embed(photos: Path, scratch: Path) -> Iterator[Line]:
     import timm
     import torch
 
-    from vesearch import devices, lite0
+    from vesearch.networks import devices, lite0
 
     limits = Config().images
     images = [Image.fromarray(read_frame(p, limits).pixels) for p in photos_of(photos)[:128]]

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from vesearch.architecture import Architecture
 from vesearch.checkpoints import converted
+from vesearch.networks.architecture import Architecture
 
 _SECOND = 15  # COCO's cat
 SIZE = 160  # px: the shortest side that the small configs ask for
@@ -76,7 +76,7 @@ def torchvision_weights(out: Path, *, classes: int = 91) -> Path:
 
 def simclr_weights(out: Path, architecture: Architecture) -> Path:
     """Make untrained weights for the simclr embedder."""
-    from vesearch import resnet
+    from vesearch.networks import resnet
 
     torch.manual_seed(0)
     state = resnet.ResNet(architecture).state_dict()

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.webserver import Server, serving
-from vesearch import download, zoo
-from vesearch.cli import main
-from vesearch.zoo import Digests, File
+from vesearch.cli.main import main
+from vesearch.weights import download, zoo
+from vesearch.weights.zoo import Digests, File
 
 BODY = hashlib.shake_256(b"weights").digest(100_000)
 SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from vesearch import overlay, paint
-from vesearch.annotate import MatchPhoto, draw_entities, draw_matches
+from vesearch.drawing import overlay, paint
+from vesearch.drawing.picture import save_png
+from vesearch.drawing.sheets import MatchPhoto, draw_entities, draw_matches
 from vesearch.errors import VesearchError
 from vesearch.masks import encode, to_entities
-from vesearch.picture import save_png
 from vesearch.records import Bool, Entities, Match, UInt8
 
 ODD_NAMES = [

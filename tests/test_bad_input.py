@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.photos import photo
-from vesearch.cli import main
+from vesearch.cli.main import main
 
 ORIENTATION = 0x0112
 ROTATE_270 = 6  # this EXIF orientation asks to be turned by a quarter, clockwise

@@ -12,9 +12,9 @@ from PIL import Image
 
 from tests.photos import photo
 from tests.test_images import saved
-from vesearch import images
 from vesearch.config import Images
-from vesearch.images import decode
+from vesearch.photos import decode as module
+from vesearch.photos.decode import decode
 from vesearch.records import UInt8
 
 
@@ -70,7 +70,7 @@ def test_bands_give_the_pixels_of_the_whole(
     with Image.open(io.BytesIO(data)) as image:
         expected = in_one_piece(image, side)
     for pixels in (4_000_000, 10_000, 1):
-        monkeypatch.setattr(images, "_BAND_PIXELS", pixels)
+        monkeypatch.setattr(module, "_BAND_PIXELS", pixels)
         np.testing.assert_array_equal(decode(data, Images(max_side=side)).pixels, expected)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vesearch.catalog import Catalog
 from vesearch.errors import StoreDamagedError
-from vesearch.store import Store
-from vesearch.tables import STRIDE, ImageRows
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import STRIDE, ImageRows
+from vesearch.store.shards import Store
 
 Row = tuple[bytes, int, str | None, str]
 

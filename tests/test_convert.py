@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import Variables, variables, write_bundle
-from vesearch.architecture import Architecture
 from vesearch.checkpoints import converted
 from vesearch.checkpoints.convert import Converted, convert
 from vesearch.errors import ConfigError, ModelError
+from vesearch.networks.architecture import Architecture
 
 STEM = "base_model/conv2d/kernel"
 

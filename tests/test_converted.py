@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import variables, write_bundle
-from vesearch.architecture import Architecture
 from vesearch.checkpoints import converted, tensorfile
 from vesearch.checkpoints.convert import Converted, convert
 from vesearch.errors import ModelError
+from vesearch.networks.architecture import Architecture
 
 
 @pytest.fixture(scope="module")

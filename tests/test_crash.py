@@ -19,16 +19,17 @@ import pytest
 from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
 from tests.crashing import Crash, FileLayer
 from tests.tally import TORTURE, tally
-from vesearch import compact, pipeline
-from vesearch.catalog import Catalog
+from vesearch import pipeline
+from vesearch.care import compact
+from vesearch.care.check import TABLES
+from vesearch.care.repair import verify
 from vesearch.errors import StoreMissingError, VesearchError
 from vesearch.job import Job
-from vesearch.repair import verify
 from vesearch.search import Searcher, Wish
 from vesearch.stages import build_index, forget
-from vesearch.store import Store
-from vesearch.tables import same_rows
-from vesearch.verify import TABLES
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import same_rows
+from vesearch.store.shards import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("colours")]
 

@@ -23,11 +23,11 @@ from PIL import Image
 from tests.bombs import encoded, many_scans, picture, png, zeros
 from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, photo
 from tests.tally import size, tally
-from vesearch import decoders
 from vesearch.config import Images
-from vesearch.decoders import Decoders, shared
 from vesearch.errors import ImageError, VesearchError
-from vesearch.images import read_frame
+from vesearch.photos import pool as module
+from vesearch.photos.decode import read_frame
+from vesearch.photos.pool import Decoders, shared
 from vesearch.records import Frame
 
 LIMITS = Images()
@@ -365,7 +365,7 @@ def test_nothing_piles_up(pool: Callable[..., Decoders], tmp_path: Path) -> None
 def test_a_worker_is_replaced_now_and_then(
     pool: Callable[..., Decoders], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoders, "_MOST_READS", 3)
+    monkeypatch.setattr(module, "_MOST_READS", 3)
     before, decode, seen = children(), pool(), set()
     for _ in range(7):
         assert_good(decode)
@@ -389,7 +389,7 @@ PARENT = """
 import sys, threading, time
 from pathlib import Path
 from vesearch.config import Images
-from vesearch.decoders import shared
+from vesearch.photos.pool import shared
 photo, slow = map(Path, sys.argv[1:3])
 decode = shared(Images(max_seconds=float(sys.argv[3])), 2)
 reader = threading.Thread(target=lambda: print(decode.read(slow).width, flush=True))
@@ -445,7 +445,7 @@ def test_a_parent_that_ends_well_has_nothing_to_say() -> None:
 import sys
 from pathlib import Path
 from vesearch.config import Images
-from vesearch.decoders import shared
+from vesearch.photos.pool import shared
 shared(Images(), 1).read(Path(sys.argv[1]))
 """
     command = [sys.executable, "-X", "dev", "-c", code, str(PHOTOS[1])]
@@ -458,7 +458,7 @@ def test_a_forked_process_has_workers_of_its_own() -> None:
 import os, sys
 from pathlib import Path
 from vesearch.config import Images
-from vesearch.decoders import shared
+from vesearch.photos.pool import shared
 photo = Path(sys.argv[1])
 width = shared(Images(), 1).read(photo).width
 child = os.fork()

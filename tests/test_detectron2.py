@@ -293,7 +293,7 @@ def test_without_detectron2_one_line_says_how_to_get_it(tmp_path: Path) -> None:
 def test_the_command_line_says_it_in_one_line_too(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    from vesearch.cli import main
+    from vesearch.cli.main import main
 
     (tmp_path / "w.pth").write_bytes(b"x")
     settings = ["--set", "detect.detector=detectron2", "--set", f"detect.weights={tmp_path}/w.pth"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import vesearch
-from vesearch.cli import main
-from vesearch.cli_models import models
+from vesearch.cli.main import main
+from vesearch.cli.models import models
 from vesearch.config import Config, flatten
 from vesearch.detectors import DETECTORS
 from vesearch.embedders import EMBEDDERS

@@ -9,11 +9,12 @@ import pytest
 
 from tests.publishing import MASK_RCNN, VARIABLES, run
 from tests.webserver import Server
-from vesearch import doctor, lite0
 from vesearch.detectors import DETECTORS
 from vesearch.embedders import EMBEDDERS
 from vesearch.errors import MissingPackageError
 from vesearch.indexes import INDEXES
+from vesearch.models import doctor
+from vesearch.networks import lite0
 
 R50 = "simclr:r50_1x_sk1"
 pytestmark = pytest.mark.usefixtures("home")

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.webserver import Server, serving
-from vesearch import download, remote
-from vesearch.download import fetch, size_text
 from vesearch.errors import DigestError, DownloadError
+from vesearch.weights import download, remote
+from vesearch.weights.download import fetch, size_text
 
 BODY = hashlib.shake_256(b"weights").digest(1_000_000)
 OTHER = hashlib.shake_256(b"other weights").digest(900_000)

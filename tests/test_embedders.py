@@ -11,9 +11,9 @@ from PIL import Image
 
 from tests.checkpoints import variables, write_bundle
 from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, photo
-from vesearch import lite0
 from vesearch.checkpoints.convert import convert
 from vesearch.embedders import EMBEDDERS, Embedder
+from vesearch.networks import lite0
 
 
 @pytest.fixture(scope="module")

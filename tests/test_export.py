@@ -19,7 +19,6 @@ from pycocotools.coco import COCO
 
 from tests.photos import photo
 from vesearch import masks
-from vesearch.catalog import Catalog
 from vesearch.config import Config, load_config
 from vesearch.errors import (
     MissingPackageError,
@@ -29,12 +28,13 @@ from vesearch.errors import (
     UnknownNameError,
     VesearchError,
 )
-from vesearch.export import FORMATS, Exported, export
-from vesearch.export_formats import COLUMNS, scaled_runs
+from vesearch.export.collection import FORMATS, Exported, export
+from vesearch.export.formats import COLUMNS, scaled_runs
 from vesearch.job import Job
 from vesearch.pipeline import run_stages
 from vesearch.stages import build_index, fit_pca
-from vesearch.tables import RANKS, STRIDE, EntityRows, ImageRows, VectorRows
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import RANKS, STRIDE, EntityRows, ImageRows, VectorRows
 
 parquet = pytest.importorskip("pyarrow.parquet")
 

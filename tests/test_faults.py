@@ -23,13 +23,13 @@ from click.testing import CliRunner, Result
 from tests.colours import Colours, colours, draw, settings  # noqa: F401  (fixture)
 from tests.tally import size, tally
 from tests.test_crash import assert_same
-from vesearch.cli import main
+from vesearch.cli.main import main
 from vesearch.errors import StoreDamagedError, StoreError, VesearchError
 from vesearch.indexes.ngt import NgtIndex
 from vesearch.job import Job
 from vesearch.stages import build_index
-from vesearch.store import Store
-from vesearch.tables import EntityRows
+from vesearch.store.rows import EntityRows
+from vesearch.store.shards import Store
 
 pytestmark = pytest.mark.usefixtures("colours")
 

@@ -25,14 +25,14 @@ from tests.hostile import DECODE, IGNORED, Hostile, damaged, write
 from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, collect, photo
 from tests.tally import size, tally
 from tests.test_images import NASTY, nasty
-from vesearch.catalog import Catalog
-from vesearch.cli import main
+from vesearch.cli.main import main
 from vesearch.config import Images
-from vesearch.decoders import Decoders
 from vesearch.errors import ImageError
-from vesearch.images import digest_of, read_frame
-from vesearch.store import Store
-from vesearch.tables import ImageRows
+from vesearch.photos.decode import digest_of, read_frame
+from vesearch.photos.pool import Decoders
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import ImageRows
+from vesearch.store.shards import Store
 
 LIMITS = Images(max_seconds=4.0)
 SETTINGS = ("--device", "cpu", "--set", "detect.detector=whole", "--set", "images.max_seconds=4")
@@ -43,7 +43,7 @@ def peak(pid):  # not getrusage: there a process begins with what its parent had
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 where = sys.argv.pop(1)
-from vesearch.cli import main
+from vesearch.cli.main import main
 try:
     main(sys.argv[1:])
 finally:
@@ -235,9 +235,9 @@ READ = """
 import sys
 from pathlib import Path
 from vesearch.config import Images
-from vesearch.decoders import shared
+from vesearch.photos.pool import shared
 from vesearch.errors import ImageError
-from vesearch.images import looks_like_image
+from vesearch.photos.decode import looks_like_image
 path = Path(sys.argv[1])
 try:
     shared(Images(), 1).read(path)

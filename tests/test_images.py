@@ -20,10 +20,10 @@ from PIL import Image
 
 from tests.bombs import ico, patched, png, zeros
 from tests.photos import photo
-from vesearch import images
 from vesearch.config import Images
 from vesearch.errors import ImageError
-from vesearch.images import (
+from vesearch.photos import decode as module
+from vesearch.photos.decode import (
     decode,
     digest_of,
     looks_like_image,
@@ -384,7 +384,7 @@ while True:
 def test_a_file_that_changes_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    path, reader = tmp_path / "busy.png", images._read
+    path, reader = tmp_path / "busy.png", module._read
     path.write_bytes(saved(corners(96, 64)))
 
     def interrupted(file: io.FileIO, most: int) -> bytes:
@@ -394,7 +394,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
             os.truncate(path, path.stat().st_size + (5 if change == "grows" else -5))
         return reader(file, most)
 
-    monkeypatch.setattr(images, "_read", interrupted)
+    monkeypatch.setattr(module, "_read", interrupted)
     assert str(unreadable(path)) == "the file changed while it was read"
 
 

@@ -21,8 +21,8 @@ from vesearch.indexes import INDEXES, Index, tuning
 from vesearch.indexes.exact import top_k
 from vesearch.indexes.folder import MANIFEST
 from vesearch.indexes.ngt import EXACT_BELOW, NgtIndex
-from vesearch.quiet import quiet
 from vesearch.records import Float32, Int64
+from vesearch.system.quiet import quiet
 
 GRAPH = EXACT_BELOW + 500  # enough vectors for a real graph
 every_index = pytest.mark.parametrize("name", INDEXES.names())

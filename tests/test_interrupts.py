@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from vesearch.interrupts import TerminatedError, deferred, delivered
+from vesearch.system.interrupts import TerminatedError, deferred, delivered
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,11 @@ from PIL import Image
 
 from tests.photos import collect
 from tests.tally import tally
-from vesearch.catalog import Catalog
-from vesearch.cli import main
+from vesearch.cli.main import main
 from vesearch.stages import build_index
-from vesearch.store import Store
-from vesearch.tables import CropRows, EmbeddingRows, EntityRows, ImageRows, Rows, same_rows
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import CropRows, EmbeddingRows, EntityRows, ImageRows, Rows, same_rows
+from vesearch.store.shards import Store
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""The layers of docs/architecture.md: imports point down only, and heavy ones stay lazy."""
+"""The rooms of docs/architecture.md: what each may import, and whose each library is."""
 
 from __future__ import annotations
 
@@ -10,41 +10,58 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vesearch"
-LAYERS = (
-    ("errors", "records", "tables", "files", "quiet", "printable", "interrupts"),
-    ("config", "registry", "devices", "progress", "remote", "zoo", "download", "hub"),
-    (
-        *("store", "images", "masks", "projection", "executors", "catalog", "lite0", "job"),
-        *("decoders", "decoding"),
-        *("annotate", "overlay", "paint", "picture", "detectors", "embedders", "indexes"),
-        *("architecture", "resnet", "folding", "checkpoints"),
-    ),
-    ("stages",),
-    (
-        *("pipeline", "search", "status", "models", "doctor", "evaluation", "training"),
-        *("export", "export_formats", "compact", "problems", "verify", "verify_vectors", "repair"),
-    ),
-    ("cli", "cli_options", "cli_models", "cli_evaluate", "cli_collection", "report"),
-)
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-# each foreign library has its one home
+_BASE = {"errors", "records", "system"}
+_MODELS = {"registry", "networks", "weights", "checkpoints"}
+_JOB = {"config", "job", "store", *_BASE}
+# room -> the rooms that it may import; a module at the top is a room of its own
+MAY = {
+    "errors": set(),
+    "records": set(),
+    "system": set(),
+    "registry": {"errors"},
+    "config": {"errors", "registry"},
+    "weights": {"registry", *_BASE},
+    "masks": {"records"},
+    "projection": {"records"},
+    "networks": {*_BASE},
+    "checkpoints": {"networks", "registry", *_BASE},
+    "store": {*_BASE},
+    "photos": {"config", *_BASE},
+    "drawing": {"masks", "store", *_BASE},
+    "detectors": {"masks", "photos", *_MODELS, *_BASE},
+    "embedders": {*_MODELS, *_BASE},
+    "indexes": {"registry", *_BASE},
+    "job": {"config", "detectors", "embedders", "photos", "store", *_BASE},
+    "stages": {"detectors", "embedders", "indexes", "photos", "projection", *_JOB},
+    "pipeline": {"networks", "registry", "stages", *_JOB},
+    "search": {"drawing", "photos", "stages", *_JOB},
+    "care": {"projection", "stages", "job", "store", *_BASE},
+    "export": {"masks", "registry", "stages", "job", "store", *_BASE},
+    "evaluation": {"drawing", "masks", "photos", "projection", "stages", "config", "job", *_BASE},
+    "training": {"checkpoints", "detectors", "drawing", "evaluation", "masks", "networks"}
+    | {"config", "photos", "registry", *_BASE},
+    "models": {"config", "detectors", "embedders", "indexes", *_MODELS, *_BASE},
+}
+# nothing imports the command line, and it may import all
+MAY["cli"] = set(MAY)
+# each foreign library has its one home: a file, or a room
 OWNERS = {
-    "tables": {"store.py"},
-    "ngtpy": {"indexes/ngt.py"},
-    "timm": {"lite0.py", "embedders/timm.py"},
-    "torchvision": {
-        *("detectors/torchvision.py", "detectors/detectron2.py"),
-        *("detectors/segmenter.py", "detectors/segmenter_network.py", "training/segmenter.py"),
-    },
-    "detectron2": {"detectors/detectron2.py"},
+    "torch": {"checkpoints", "detectors", "embedders", "networks", "training"},
+    "torchvision": {"detectors", "training"},
+    "timm": {"networks/lite0.py", "embedders/timm.py"},
+    "detectron2": {"detectors/detectron2.py", "detectors/detectron2_model.py"},
     "safetensors": {"checkpoints/tensorfile.py"},
+    "tables": {"store/shards.py"},
+    "ngtpy": {"indexes/ngt.py"},
     "sklearn": {"projection.py"},
-    "pyarrow": {"export_formats.py"},
+    "pyarrow": {"export/formats.py"},
     "pycocotools": {"masks.py", "evaluation/segmentation.py"},
-    "click": {f"cli{room}.py" for room in ("", "_options", "_models", "_evaluate", "_collection")},
-    "huggingface_hub": {"hub.py"},
-    "tqdm": {"progress.py", "pipeline.py"},
+    "click": {"cli"},
+    "huggingface_hub": {"weights/hub.py"},
+    "tqdm": {"system/progress.py", "pipeline.py"},
     "yaml": {"config.py"},
+    "PIL": {"photos", "drawing", "embedders/timm.py", "masks.py"}
+    | {"stages/crop.py", "evaluation/sheet.py", "training"},
 }
 
 
@@ -53,40 +70,92 @@ def _modules() -> list[Path]:
 
 
 def _imports(path: Path) -> set[str]:
-    """Return the dotted names that a module imports, inside functions too."""
+    """Return the dotted names that a module imports: inside functions, and by text, too."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and _is_import_by_text(node.func):
+            texts = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            names |= {text for text in texts if isinstance(text, str)}
     return names
+
+
+def _is_import_by_text(called: ast.expr) -> bool:
+    """Tell whether this calls import_module, __import__, find_spec, or a function around one."""
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name in ("import_module", "__import__", "find_spec", "_import")
+
+
+def _place(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
 
 
 def _room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", _modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_down_only(path: Path) -> None:
-    if path.name == "__init__.py" and path.parent == PACKAGE:
-        return
-    own = LEVEL[_room(path)]
-    for name in _imports(path):
-        if name.startswith("vesearch."):
-            room = name.split(".")[1]
-            if room in LEVEL:  # vesearch.__version__ is no module
-                assert LEVEL[room] <= own, f"{path.name} imports {name}"
+ROOMS = sorted({_room(path) for path in _modules()} - {"__init__"})
+
+
+def test_the_rule_knows_every_room_and_no_other() -> None:
+    assert sorted(MAY) == ROOMS
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_it_may(room: str) -> None:
+    for path in _modules():
+        if _room(path) != room:
+            continue
+        for name in _imports(path):
+            other = name.split(".")[1] if name.startswith("vesearch.") else room
+            if other in MAY and other != room:  # vesearch.__version__ is no room
+                assert other in MAY[room], f"{_place(path)} imports {name}"
+
+
+def test_no_permission_is_left_over() -> None:
+    for room in set(ROOMS) - {"cli"}:
+        used = {
+            name.split(".")[1]
+            for path in _modules()
+            if _room(path) == room
+            for name in _imports(path)
+            if name.startswith("vesearch.")
+        }
+        unused = MAY[room] - used - _BASE
+        assert not unused, f"{room} does not import {unused}"
+
+
+def test_rooms_lie_above_each_other() -> None:
+    """No room may import, by way of others, one that may import it."""
+    left = {room: set(may) for room, may in MAY.items()}
+    while left:
+        free = {room for room, may in left.items() if not may & left.keys()}
+        assert free, f"a circle among {sorted(left)}"
+        left = {room: may for room, may in left.items() if room not in free}
 
 
 @pytest.mark.parametrize("library", OWNERS)
-def test_each_library_has_its_one_adapter(library: str) -> None:
+def test_each_library_has_its_home(library: str) -> None:
     users = {
-        str(path.relative_to(PACKAGE))
+        _place(path)
         for path in _modules()
         if any(name.split(".")[0] == library for name in _imports(path))
     }
-    assert users == OWNERS[library]
+    homes = OWNERS[library]
+    strangers = {user for user in users if user not in homes and user.split("/")[0] not in homes}
+    assert not strangers
+    for home in homes:
+        assert any(user == home or user.startswith(f"{home}/") for user in users), home
+
+
+@pytest.mark.parametrize("room", [path.parent for path in PACKAGE.glob("*/__init__.py")], ids=_room)
+def test_every_room_says_who_lives_there_and_who_may_not(room: Path) -> None:
+    said = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    assert len(said.split("\n\n")) == 2, said
 
 
 def _loaded(code: str) -> set[str]:
@@ -99,7 +168,7 @@ def _loaded(code: str) -> set[str]:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "from vesearch.cli import main; main(['--help'], standalone_mode=False)"
+    code = "from vesearch.cli.main import main; main(['--help'], standalone_mode=False)"
     assert not _loaded(code) & {"torch", "tables", "sklearn", "ngtpy", "numpy", "yaml", "PIL"}
 
 

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 
 from tests.colours import Colours, colours, draw, settings  # noqa: F401  (fixture)
-from vesearch import compact, masks, pipeline
-from vesearch.catalog import Catalog
+from vesearch import masks, pipeline
+from vesearch.care import compact
+from vesearch.care.repair import verify
 from vesearch.config import Config
 from vesearch.errors import StoreMissingError, VesearchError
 from vesearch.indexes import exact
 from vesearch.job import Job
 from vesearch.records import Match
-from vesearch.repair import verify
 from vesearch.search import Searcher, Wish
 from vesearch.stages import build_index, forget
-from vesearch.store import Store
-from vesearch.tables import STRIDE, CropRows, EmbeddingRows, EntityRows, ImageRows, VectorRows
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import STRIDE, CropRows, EmbeddingRows, EntityRows, ImageRows, VectorRows
+from vesearch.store.shards import Store
 
 pytestmark = pytest.mark.usefixtures("colours")
 

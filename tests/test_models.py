@@ -15,13 +15,15 @@ from click.testing import CliRunner
 from tests.checkpoints import variables, write_bundle
 from tests.publishing import BODY, MASK_RCNN, PANOPTIC, SHA256, run
 from tests.webserver import Server
-from vesearch import download, lite0, models, zoo
 from vesearch.checkpoints import convert as converter
-from vesearch.cli import main
+from vesearch.cli.main import main
 from vesearch.config import load_config
 from vesearch.detectors import DETECTORS
 from vesearch.embedders import EMBEDDERS
 from vesearch.errors import ModelError, UnknownNameError
+from vesearch.models import pull
+from vesearch.networks import lite0
+from vesearch.weights import download, zoo
 
 R50 = "simclr:r50_1x_sk1"
 R50_FILES = ("model.ckpt-250228.index", "model.ckpt-250228.data-00000-of-00001")
@@ -104,8 +106,8 @@ def test_detectron2_says_the_same() -> None:
 
 
 def test_converted_networks_have_the_size_that_is_listed() -> None:
-    from vesearch.architecture import Architecture
-    from vesearch.resnet import tensor_shapes
+    from vesearch.networks.architecture import Architecture
+    from vesearch.networks.resnet import tensor_shapes
 
     for model in (m for m in zoo.MODELS if m.family == "simclr"):
         depth, width, kernels = model.model.removeprefix("r").replace("x_sk", "_").split("_")
@@ -152,7 +154,7 @@ def test_list_shows_what_else_of_a_family_is_there(home: Path) -> None:
     path = home / ".torch/iopath_cache" / other / "model_final_cafdb1.pkl"
     path.parent.mkdir(parents=True)
     path.write_bytes(BODY)
-    listed = {model.name: model for model in models.catalogue()}
+    listed = {model.name: model for model in pull.catalogue()}
     found = listed["detectron2:COCO-PanopticSegmentation/panoptic_fpn_R_101_3x.yaml"]
     assert (found.path, found.size) == (path, len(BODY))
     assert found.source == f"https://dl.fbaipublicfiles.com/{other}/model_final_cafdb1.pkl"
@@ -179,7 +181,7 @@ def test_pull_puts_a_file_where_its_library_looks(site: Server, name: str) -> No
 @pytest.mark.detectron2
 def test_detectron2_finds_what_was_pulled(site: Server, home: Path) -> None:
     """In a process of its own: iopath reads HOME and remembers what it found."""
-    path = models.pull(PANOPTIC)
+    path = pull.pull(PANOPTIC)
     url = published(PANOPTIC).url(published(PANOPTIC).files[0])
     site.requests.clear()
     code = "import sys; from detectron2.utils.file_io import PathManager; "
@@ -204,7 +206,7 @@ def test_any_model_of_detectron2s_zoo_can_be_pulled(
         return SHA256
 
     monkeypatch.setattr(download, "fetch", fetch)
-    path = models.pull(f"detectron2:{name}.yaml")
+    path = pull.pull(f"detectron2:{name}.yaml")
     assert asked == [
         f"https://dl.fbaipublicfiles.com/detectron2/{name}/138205316/model_final_a3ec72.pkl",
         "a3ec72",
@@ -268,7 +270,7 @@ def test_a_real_checkpoint_is_pulled_and_embeds(site: Server, home: Path) -> Non
     for name in R50_FILES:
         content = prefix.with_name(name).read_bytes()
         site.add(f"/simclr/r50_1x_sk1/{name}", content, cuts=[len(content) // 2])
-    path = models.pull(R50)
+    path = pull.pull(R50)
     embedder = EMBEDDERS.create("simclr", weights=str(path))
     assert embedder.dim == 512 and len(embedder.weights_digest) == 16
     assert sorted(path.parent.iterdir()) == [path]
@@ -289,7 +291,7 @@ def test_simclr_fetches_nothing_twice_when_the_conversion_failed(
 
 
 def test_a_first_pull_is_remembered(site: Server, home: Path, converting: list[Path]) -> None:
-    out = models.pull(R50)
+    out = pull.pull(R50)
     digests = home / ".cache/vesearch/digests.json"
     known = json.loads(digests.read_text())
     assert known == {f"{site.url}simclr/r50_1x_sk1/{name}": SHA256 for name in R50_FILES}
@@ -299,7 +301,7 @@ def test_a_first_pull_is_remembered(site: Server, home: Path, converting: list[P
     assert "first pulled" in line and f"delete its line in {digests}" in line
     assert json.loads(digests.read_text()) == known
     site.add(f"/simclr/r50_1x_sk1/{R50_FILES[0]}", BODY)
-    assert models.pull(R50) == out
+    assert pull.pull(R50) == out
 
 
 def test_digests_that_cannot_be_read_are_told(site: Server, home: Path) -> None:
@@ -352,7 +354,7 @@ def test_the_builtin_came_with_pip(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", [PANOPTIC, MASK_RCNN, R50, "timm:resnet18.a1_in1k", "builtin"])
 def test_pull_says_how_to_use_it(name: str, home: Path) -> None:
     """The options are given to the real settings, and the models exist."""
-    options = models.usage(name, home / "pulled.safetensors").split()
+    options = pull.usage(name, home / "pulled.safetensors").split()
     config = load_config(overrides=options[1::2])
     assert set(options[::2]) == {"--set"}
     if "detect" in options[1]:
@@ -411,4 +413,4 @@ def test_errors_of_nested_commands_show_where_with_v(offline: None) -> None:
 
 def test_unknown_models_raise_the_right_error() -> None:
     with pytest.raises(UnknownNameError):
-        models.pull("nothing")
+        pull.pull("nothing")

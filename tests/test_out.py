@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.photos import collect
-from vesearch.cli import main
+from vesearch.cli.main import main
 
 PHOTO = "chelsea.png"
 

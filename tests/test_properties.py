@@ -17,15 +17,16 @@ from tests import colours
 from tests.colours import draw
 from tests.crashing import Crash, FileLayer
 from tests.tally import TORTURE, tally
-from vesearch import compact, pipeline
-from vesearch.catalog import Catalog
+from vesearch import pipeline
+from vesearch.care import compact
+from vesearch.care.repair import verify
 from vesearch.errors import VesearchError
 from vesearch.job import Job
-from vesearch.repair import verify
 from vesearch.search import Searcher, Wish
 from vesearch.stages import build_index, forget
-from vesearch.store import Store
-from vesearch.tables import RANKS
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import RANKS
+from vesearch.store.shards import Store
 
 NAMES = st.sampled_from([f"{folder}{name}.png" for folder in ("", "sub/") for name in "abcdef"])
 SEEDS = st.integers(0, 9)  # contents: few, so that copies and returns of old ones are common

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from vesearch import resnet
-from vesearch.architecture import NORMALISATIONS, Architecture
 from vesearch.checkpoints import converted, pytorch
 from vesearch.checkpoints.convert import Converted, convert
 from vesearch.errors import ModelError
+from vesearch.networks import resnet
+from vesearch.networks.architecture import NORMALISATIONS, Architecture
 
 Tensors = dict[str, torch.Tensor]
 PLAIN = Architecture(depth=18, pool="torch", projects_first=False)

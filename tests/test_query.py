@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, collect
-from vesearch.cli import main
+from vesearch.cli.main import main
 
 LEFT, RIGHT = "motorcycle_left.png", "motorcycle_right.png"
 

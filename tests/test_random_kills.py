@@ -24,7 +24,7 @@ from vesearch.errors import StoreLockedError
 from vesearch.job import Job
 from vesearch.search import Searcher, Wish
 from vesearch.stages import forget
-from vesearch.store import Store
+from vesearch.store.shards import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("colours")]
 

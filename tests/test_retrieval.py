@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from tests.photos import photo
-from vesearch.cli import main
+from vesearch.cli.main import main
 from vesearch.errors import ConfigError
 from vesearch.evaluation import metrics
 from vesearch.evaluation.labels import read

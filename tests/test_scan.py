@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from vesearch import pipeline
-from vesearch.catalog import Catalog, Place
+from vesearch.care.repair import verify
 from vesearch.config import Config
 from vesearch.errors import StoreDamagedError, VesearchError
 from vesearch.job import Job
-from vesearch.repair import verify
 from vesearch.stages import scan
-from vesearch.store import Store
-from vesearch.tables import CropRows, EntityRows, ImageRows
+from vesearch.store.catalog import Catalog, Place
+from vesearch.store.rows import CropRows, EntityRows, ImageRows
+from vesearch.store.shards import Store
 
 Scan = Callable[..., list[str]]
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from vesearch import masks
-from vesearch.cli import main
+from vesearch.cli.main import main
 from vesearch.evaluation.segmentation import score
 from vesearch.records import Entities
 

@@ -14,12 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.photos import photo
-from vesearch import lite0, masks
+from vesearch import masks
 from vesearch.config import Config
 from vesearch.detectors.segmenter import WEIGHTS, Segmenter, _distinct, _first_seen, _tidied
 from vesearch.detectors.selection import Selection
 from vesearch.errors import ConfigError, ModelError
 from vesearch.evaluation.segmentation import evaluate
+from vesearch.networks import lite0
 from vesearch.training import curve, photos, recipe, scenes, segmenter
 
 ROOT = Path(__file__).parent.parent

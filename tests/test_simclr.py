@@ -15,14 +15,14 @@ from PIL import Image
 
 from tests.checkpoints import Reference, pool_same, variables, windows, write_bundle
 from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, photo
-from vesearch import resnet
-from vesearch.architecture import BLOCKS, NORMALISATIONS, Architecture
 from vesearch.checkpoints import tensorfile
 from vesearch.checkpoints.convert import convert
 from vesearch.embedders import EMBEDDERS
 from vesearch.embedders.simclr import SimCLR
 from vesearch.errors import ConfigError, MissingPackageError, ModelError
-from vesearch.folding import fold_batch_norms
+from vesearch.networks import resnet
+from vesearch.networks.architecture import BLOCKS, NORMALISATIONS, Architecture
+from vesearch.networks.folding import fold_batch_norms
 
 CASES = Path(__file__).parents[2] / "shared/reference"
 

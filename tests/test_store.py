@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vesearch import files, store
 from vesearch.errors import (
     StoreDamagedError,
     StoreError,
@@ -24,8 +23,8 @@ from vesearch.errors import (
     StoreMismatchError,
     StoreMissingError,
 )
-from vesearch.store import Store, fingerprint
-from vesearch.tables import (
+from vesearch.store import shards
+from vesearch.store.rows import (
     CropRows,
     EmbeddingRows,
     EntityRows,
@@ -34,6 +33,8 @@ from vesearch.tables import (
     VectorRows,
     same_rows,
 )
+from vesearch.store.shards import Store, fingerprint
+from vesearch.system import files
 
 SETTINGS = {"images.max_side": 1024, "detect.detector": "whole"}
 
@@ -263,7 +264,7 @@ def test_damaged_settings_are_one_clear_error(made: Store, text: str) -> None:
 
 def test_another_schema_is_refused(made: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made.write(0, CropRows((b"x",)), "stamp")
-    monkeypatch.setattr(store, "SCHEMA", 3)  # as the next version would find this store
+    monkeypatch.setattr(shards, "SCHEMA", 3)  # as the next version would find this store
     with pytest.raises(StoreMismatchError, match="store format 2, this vesearch reads format 3"):
         made.settings()
     with pytest.raises(StoreMismatchError, match="another format than 3"):
@@ -325,8 +326,8 @@ def test_a_missing_shard_and_a_missing_column_are_told_apart(made: Store) -> Non
 _HOLD = """
 import sys, time
 from pathlib import Path
-from vesearch.store import Store
-from vesearch import files
+from vesearch.store.shards import Store
+from vesearch.system import files
 with Store(Path(sys.argv[1])).lock():
     with files.atomic(Path(sys.argv[1]) / "crops" / "000000.h5") as temp:
         temp.write_text("half a shard")

@@ -12,14 +12,12 @@ import pytest
 
 from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
 from vesearch import pipeline
-from vesearch.catalog import Catalog
+from vesearch.care.repair import verify
 from vesearch.config import Config
-from vesearch.files import crc32, write_json
 from vesearch.job import Job
-from vesearch.repair import verify
 from vesearch.stages import build_index, fit_pca
-from vesearch.store import Store
-from vesearch.tables import (
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import (
     STRIDE,
     CropRows,
     EmbeddingRows,
@@ -28,6 +26,8 @@ from vesearch.tables import (
     Rows,
     VectorRows,
 )
+from vesearch.store.shards import Store
+from vesearch.system.files import crc32, write_json
 
 pytestmark = pytest.mark.usefixtures("colours")
 

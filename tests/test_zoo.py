@@ -8,8 +8,8 @@ import pytest
 
 from tests.publishing import BODY, MASK_RCNN, SHA256, run
 from tests.webserver import Server
-from vesearch import download, zoo
 from vesearch.errors import DigestError, ModelError
+from vesearch.weights import download, zoo
 
 R50 = "simclr:r50_1x_sk1"
 R50_FILES = ("model.ckpt-250228.index", "model.ckpt-250228.data-00000-of-00001")

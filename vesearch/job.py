@@ -7,14 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vesearch import decoders
 from vesearch.config import Config, Scalar, kept_settings, load_config, names_in
 from vesearch.detectors import DETECTORS, Detector
 from vesearch.detectors.selection import Selection
 from vesearch.embedders import EMBEDDERS, Embedder
 from vesearch.errors import ConfigError, StoreMismatchError
-from vesearch.store import Store, fingerprint
-from vesearch.tables import ImageRows
+from vesearch.photos import pool
+from vesearch.store.rows import ImageRows
+from vesearch.store.shards import Store, fingerprint
 
 # whose settings make a store what it is, and the tables that are made with them
 _TABLES = {"images": "images", "detect": "entities", "crop": "crops", "embed": "embeddings"}
@@ -60,9 +60,9 @@ class Job:
         return made
 
     @property
-    def decoders(self) -> decoders.Decoders:
+    def decoders(self) -> pool.Decoders:
         """The processes that decode photos."""
-        return decoders.shared(self.config.images, self.config.run.workers)
+        return pool.shared(self.config.images, self.config.run.workers)
 
     def settings(self) -> dict[str, Any]:
         """Return what a store is made with: settings that change results, and digests."""

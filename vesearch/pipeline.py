@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from vesearch import devices
-from vesearch.catalog import Catalog
 from vesearch.config import Config, read_yaml_mapping
 from vesearch.errors import ConfigError
-from vesearch.executors import ahead
 from vesearch.job import Job
-from vesearch.progress import bar
+from vesearch.networks import devices
 from vesearch.records import Frame
 from vesearch.registry import did_you_mean
 from vesearch.stages import build_index, crop, detect, embed, fit_pca, forget, scan
 from vesearch.stages.batches import batched
-from vesearch.tables import CropRows, EmbeddingRows, EntityRows
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import CropRows, EmbeddingRows, EntityRows
+from vesearch.system.ahead import ahead
+from vesearch.system.progress import bar
 
 if TYPE_CHECKING:
     from tqdm import tqdm

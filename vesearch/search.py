@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vesearch import images
-from vesearch.catalog import Catalog
 from vesearch.config import Config
 from vesearch.errors import ImageError, VesearchError
 from vesearch.job import Job
+from vesearch.photos import decode
 from vesearch.records import Entities, Float32, Frame, Int64, Match
 from vesearch.stages import build_index, crop, detect, embed
-from vesearch.tables import RANKS, STRIDE, EntityRows
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import RANKS, STRIDE, EntityRows
 
 if TYPE_CHECKING:
-    from vesearch.annotate import MatchPhoto
+    from vesearch.drawing.sheets import MatchPhoto
 
 _TABLES_KEPT = 64  # shards of entities, about 1 MB each
 
@@ -75,21 +75,21 @@ class Searcher:
 
     def draw(self, result: Result, out: Path) -> None:
         """Draw an answer as a PNG file. Raises VesearchError when it cannot be written."""
-        from vesearch import annotate, picture
+        from vesearch.drawing import picture, sheets
 
         pixels, entities = result.look.frame.pixels, result.look.entities
         if result.selected is None:
-            picture.save_png(annotate.draw_entities(pixels, entities), out)
+            picture.save_png(sheets.draw_entities(pixels, entities), out)
             return
         photos = [self._photo(match) for match in result.matches]
-        sheet = annotate.draw_matches(pixels, entities, result.selected, photos)
+        sheet = sheets.draw_matches(pixels, entities, result.selected, photos)
         picture.save_png(sheet, out)
 
     def _photo(self, match: Match) -> MatchPhoto:
-        from vesearch.annotate import MatchPhoto
+        from vesearch.drawing.sheets import MatchPhoto
 
         try:
-            frame = images.read_frame(Path(match.image), self.job.config.images)
+            frame = decode.read_frame(Path(match.image), self.job.config.images)
         except ImageError:  # moved or gone since it was ingested
             return MatchPhoto(match, None, match.mask_size_hw)
         return MatchPhoto(match, frame.pixels, (frame.height, frame.width))
@@ -98,7 +98,7 @@ class Searcher:
         """Decode a photo and find its entities. Raises VesearchError when it cannot be read."""
         began = time.perf_counter()
         try:
-            frame = images.read_frame(path, self.job.config.images)
+            frame = decode.read_frame(path, self.job.config.images)
         except ImageError as err:
             raise VesearchError(f"{path}: {err}") from err
         decoded = time.perf_counter()

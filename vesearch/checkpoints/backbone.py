@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vesearch import resnet
-from vesearch.architecture import Architecture
 from vesearch.errors import ModelError
+from vesearch.networks import resnet
+from vesearch.networks.architecture import Architecture
 from vesearch.records import Float32
 
 # words of a name that mark a copy which follows the trained network

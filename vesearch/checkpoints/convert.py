@@ -7,12 +7,12 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from vesearch import resnet
-from vesearch.architecture import NORMALISATIONS, Architecture
 from vesearch.checkpoints import converted, pytorch, tensorflow, variables
 from vesearch.checkpoints.backbone import Backbone, printable
 from vesearch.checkpoints.converted import Header
 from vesearch.errors import ConfigError, ModelError
+from vesearch.networks import resnet
+from vesearch.networks.architecture import NORMALISATIONS, Architecture
 from vesearch.registry import did_you_mean
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vesearch.architecture import Architecture
 from vesearch.checkpoints import tensorfile
 from vesearch.errors import ModelError
+from vesearch.networks.architecture import Architecture
 from vesearch.records import Float32
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def load(path: Path, header: Header) -> dict[str, torch.Tensor]:
     """
     import torch
 
-    from vesearch import resnet
+    from vesearch.networks import resnet
 
     tensors = tensorfile.read(path)
     shapes = resnet.tensor_shapes(header.architecture)

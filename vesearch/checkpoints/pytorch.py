@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vesearch import resnet
-from vesearch.architecture import BLOCKS, NORMALISATIONS, STEM_CHANNELS, Architecture
 from vesearch.checkpoints import tensorfile
 from vesearch.checkpoints.backbone import Backbone, is_copy
 from vesearch.errors import ModelError
+from vesearch.networks import resnet
+from vesearch.networks.architecture import BLOCKS, NORMALISATIONS, STEM_CHANNELS, Architecture
 from vesearch.records import Float32
 
 _DEEPEST = 6  # dicts within dicts

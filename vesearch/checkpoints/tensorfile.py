@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vesearch.errors import MissingPackageError, ModelError
-from vesearch.files import atomic
 from vesearch.records import Float32
+from vesearch.system.files import atomic
 
 if TYPE_CHECKING:
     import torch

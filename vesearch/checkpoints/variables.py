@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 
-from vesearch import resnet
-from vesearch.architecture import BLOCKS, STEM_CHANNELS, Architecture
 from vesearch.checkpoints.backbone import Backbone, is_copy
 from vesearch.checkpoints.tensorflow import Bundle
 from vesearch.errors import ModelError
+from vesearch.networks import resnet
+from vesearch.networks.architecture import BLOCKS, STEM_CHANNELS, Architecture
 
 _KERNEL = re.compile(r"((?:[^/]+/)*)conv2d(?:_(\d{1,6}))?/kernel")
 _NORM = re.compile(r"((?:sync_)?batch_normalization(?:_v1)?)(?:_(\d{1,6}))?/\w+")

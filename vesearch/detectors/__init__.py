@@ -1,4 +1,7 @@
-"""What finds the entities of an image."""
+"""What finds the entities of an image: one adapter per kind of model.
+
+No store lives here, and no foreign type or error leaves.
+"""
 
 from __future__ import annotations
 

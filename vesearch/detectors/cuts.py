@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vesearch import devices, lite0, masks
+from vesearch import masks
 from vesearch.detectors.objectness import Evidence, judge
 from vesearch.detectors.regions import Superpixels, level_sets, merge_tree, partition, superpixels
 from vesearch.detectors.selection import Selection
-from vesearch.images import shrink
+from vesearch.networks import devices, lite0
+from vesearch.photos.decode import shrink
 from vesearch.records import Bool, Entities, Float32, UInt8
 
 if TYPE_CHECKING:

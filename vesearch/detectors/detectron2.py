@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vesearch import devices, download, masks, zoo
+from vesearch import masks
 from vesearch.detectors import detectron2_model
 from vesearch.detectors.batching import batches
 from vesearch.detectors.selection import Selection
 from vesearch.errors import ModelError
-from vesearch.files import sha256
+from vesearch.networks import devices
 from vesearch.records import Entities, UInt8
+from vesearch.system.files import sha256
+from vesearch.weights import download, zoo
 
 if TYPE_CHECKING:
     import torch

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vesearch import devices
 from vesearch.checkpoints import pytorch
 from vesearch.detectors import pickled
 from vesearch.errors import ConfigError, MissingPackageError, ModelError
+from vesearch.networks import devices
 from vesearch.registry import did_you_mean
 
 if TYPE_CHECKING:

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from vesearch import devices, lite0, masks, zoo
+from vesearch import masks
 from vesearch.detectors.batching import batches
 from vesearch.detectors.selection import Selection
-from vesearch.files import sha256
-from vesearch.images import shrink
+from vesearch.networks import devices, lite0
+from vesearch.photos.decode import shrink
 from vesearch.records import Bool, Entities, Float32, Int64, UInt8
+from vesearch.system.files import sha256
+from vesearch.weights import zoo
 
 WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
 _SIDE = 448  # px: the longest side the network sees

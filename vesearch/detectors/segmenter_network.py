@@ -19,10 +19,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
-from vesearch import lite0
 from vesearch.checkpoints import tensorfile
 from vesearch.errors import ModelError
-from vesearch.folding import fold_batch_norms
+from vesearch.networks import lite0
+from vesearch.networks.folding import fold_batch_norms
 
 _CHANNELS = 128  # of the pyramid
 _HIDDEN = 256  # of the box head

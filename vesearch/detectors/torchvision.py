@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vesearch import devices, download, masks, zoo
+from vesearch import masks
 from vesearch.checkpoints import pytorch
 from vesearch.detectors.batching import batches
 from vesearch.detectors.selection import Selection
 from vesearch.errors import ModelError
-from vesearch.files import sha256
+from vesearch.networks import devices
 from vesearch.records import Entities, Float32, UInt8
+from vesearch.system.files import sha256
+from vesearch.weights import download, zoo
 
 if TYPE_CHECKING:
     import torch

@@ -1,4 +1,7 @@
-"""What turns crops into embeddings."""
+"""What turns crops into embeddings: one adapter per kind of network.
+
+No store lives here, and no foreign type or error leaves.
+"""
 
 from __future__ import annotations
 

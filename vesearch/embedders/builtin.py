@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from vesearch import lite0
 from vesearch.embedders.network import Network
+from vesearch.networks import lite0
 from vesearch.records import UInt8
 
 if TYPE_CHECKING:

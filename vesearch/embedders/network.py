@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vesearch import devices
+from vesearch.networks import devices
 from vesearch.records import Float32, UInt8
 
 if TYPE_CHECKING:

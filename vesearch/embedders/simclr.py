@@ -7,17 +7,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vesearch import zoo
-from vesearch.architecture import NORMALISATIONS
 from vesearch.checkpoints import converted, tensorfile
 from vesearch.embedders.network import Network
 from vesearch.errors import ConfigError
+from vesearch.networks.architecture import NORMALISATIONS
 from vesearch.records import UInt8
+from vesearch.weights import zoo
 
 if TYPE_CHECKING:
     import torch
 
-    from vesearch.resnet import ResNet
+    from vesearch.networks.resnet import ResNet
 
 _VERSION = "simclr-1"  # change it whenever the same weights may give other embeddings
 
@@ -77,8 +77,8 @@ class SimCLR(Network):
     def _model(self) -> ResNet:
         import torch
 
-        from vesearch import resnet
-        from vesearch.folding import fold_batch_norms
+        from vesearch.networks import resnet
+        from vesearch.networks.folding import fold_batch_norms
 
         weights = converted.load(self._path, self._header)
         net = resnet.build(self._header.architecture, weights)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vesearch import hub, zoo
 from vesearch.checkpoints import pytorch
 from vesearch.embedders.network import Network
 from vesearch.errors import ModelError
-from vesearch.files import sha256
 from vesearch.records import UInt8
 from vesearch.registry import did_you_mean
+from vesearch.system.files import sha256
+from vesearch.weights import hub, zoo
 
 if TYPE_CHECKING:
     import torch

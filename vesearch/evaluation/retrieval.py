@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from vesearch import images, projection
+from vesearch import projection
 from vesearch.config import Config, Projection
 from vesearch.errors import ConfigError, ImageError
 from vesearch.evaluation import metrics
 from vesearch.evaluation.labels import DISTRACTOR, Label, read
 from vesearch.evaluation.segmentation import Skipped
 from vesearch.job import Job
-from vesearch.progress import bar
+from vesearch.photos import decode
 from vesearch.records import Bool, Float32, Frame, Int64
 from vesearch.stages import crop, detect, embed
 from vesearch.stages.batches import batched
+from vesearch.system.progress import bar
 
 _SHOWN = 5  # first matches that are kept of a query
 
@@ -216,7 +217,7 @@ class _Collector:
                 frames: list[tuple[Path, Frame]] = []
                 for path in batch:
                     try:
-                        frames.append((path, images.read_frame(path, self._job.config.images)))
+                        frames.append((path, decode.read_frame(path, self._job.config.images)))
                     except ImageError as err:
                         self._skipped.append(Skipped(str(path), f"{path}: {err}"))
                 self._add(frames)

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vesearch import images, masks
+from vesearch import masks
 from vesearch.config import Config
 from vesearch.errors import ConfigError, ImageError
 from vesearch.job import Job
-from vesearch.progress import bar
+from vesearch.photos import decode
 from vesearch.records import Entities
 from vesearch.stages import detect
 from vesearch.stages.batches import batched
+from vesearch.system.progress import bar
 
 _MOST_BYTES = 2_000_000_000  # of an annotation file
 _RECALL_AT = (10, 20)  # entities per photo
@@ -77,7 +78,7 @@ def evaluate(config: Config, annotations: Path, folder: Path) -> Segmentation:
             for entry in batch:
                 path = folder / entry["file_name"]
                 try:
-                    frames.append((entry["id"], images.read_frame(path, config.images)))
+                    frames.append((entry["id"], decode.read_frame(path, config.images)))
                 except ImageError as err:
                     skipped.append(Skipped(str(path), str(err)))
             if not found:  # loading the weights is no photo's time

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from vesearch import images
 from vesearch.config import Images
+from vesearch.drawing.paint import Type, printable, shorten, text
 from vesearch.errors import ImageError
 from vesearch.evaluation.retrieval import Query
-from vesearch.paint import Type, printable, shorten, text
+from vesearch.photos import decode
 from vesearch.records import Float32
 
 _SIDE, _GAP, _CAPTION = 190, 14, 44  # px of a tile and below it
@@ -49,7 +49,7 @@ def _tile(path: Path, colour: tuple[int, int, int], box: Float32 | None = None) 
     tile = Image.new("RGB", (_SIDE, _SIDE), colour)
     inner = _SIDE - 2 * _FRAME
     try:
-        frame = images.read_frame(path, Images())
+        frame = decode.read_frame(path, Images())
     except ImageError:  # gone since
         return tile
     photo = Image.fromarray(frame.pixels)

@@ -1,4 +1,7 @@
-"""Indexes: find the stored vectors that are most similar to a query."""
+"""Indexes: find the stored vectors that are most similar to a query.
+
+One adapter per library; no image and no store is known here.
+"""
 
 from __future__ import annotations
 

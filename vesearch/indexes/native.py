@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vesearch.errors import VesearchError
-from vesearch.quiet import Captured, quiet
+from vesearch.system.quiet import Captured, quiet
 
 
 @contextmanager

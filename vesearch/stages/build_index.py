@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from vesearch.catalog import Catalog
 from vesearch.config import kept_settings
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
-from vesearch.files import read_json, remove, write_json, write_text
 from vesearch.indexes import INDEXES, Index
 from vesearch.indexes.rows import Keys, vector_keys
 from vesearch.job import Job
-from vesearch.progress import bar
 from vesearch.projection import Projection
 from vesearch.records import Float32, Int64
 from vesearch.stages import fit_pca
-from vesearch.store import Store, fingerprint
-from vesearch.tables import EmbeddingRows, VectorRows
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import EmbeddingRows, VectorRows
+from vesearch.store.shards import Store, fingerprint
+from vesearch.system.files import read_json, remove, write_json, write_text
+from vesearch.system.progress import bar
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from vesearch.config import Crop
 from vesearch.job import Job
-from vesearch.progress import bar
 from vesearch.records import Entities, Float32, Frame, UInt8
 from vesearch.stages import detect, scan
-from vesearch.tables import CropRows, EntityRows
+from vesearch.store.rows import CropRows, EntityRows
+from vesearch.system.progress import bar
 
 _GREY = (127, 127, 127)  # what networks take for nothing
 

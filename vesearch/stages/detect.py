@@ -9,11 +9,11 @@ import numpy as np
 
 from vesearch.detectors import Detector
 from vesearch.job import Job
-from vesearch.progress import bar
 from vesearch.records import Entities, Frame
 from vesearch.stages import scan
 from vesearch.stages.batches import batched
-from vesearch.tables import EntityRows
+from vesearch.store.rows import EntityRows
+from vesearch.system.progress import bar
 
 
 class Detected(NamedTuple):

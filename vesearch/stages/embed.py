@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from vesearch.embedders import Embedder
 from vesearch.job import Job
-from vesearch.progress import bar
 from vesearch.records import Float32
 from vesearch.stages import crop, detect
-from vesearch.tables import CropRows, EmbeddingRows
+from vesearch.store.rows import CropRows, EmbeddingRows
+from vesearch.system.progress import bar
 
 
 def embed(embedder: Embedder, jpegs: Sequence[bytes], size: int) -> Float32:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vesearch.catalog import Catalog
 from vesearch.config import kept_settings
 from vesearch.errors import StoreMissingError
 from vesearch.job import Job
 from vesearch.projection import Projection, fit
 from vesearch.records import Float32, Int64
-from vesearch.store import Store, fingerprint
-from vesearch.tables import EmbeddingRows, EntityRows
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import EmbeddingRows, EntityRows
+from vesearch.store.shards import Store, fingerprint
 
 _COLUMNS = ("mean", "components", "explained_variance", "fitted_on")
 

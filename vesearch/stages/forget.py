@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from vesearch.catalog import Catalog
 from vesearch.errors import VesearchError
 from vesearch.job import Job
 from vesearch.stages import scan
+from vesearch.store.catalog import Catalog
 
 
 def run(job: Job, patterns: Sequence[str]) -> list[str]:

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from vesearch.catalog import Catalog
-from vesearch.decoders import Decoders
 from vesearch.errors import ImageError, VesearchError
-from vesearch.images import ENDINGS, looks_like_image
 from vesearch.job import Job
-from vesearch.progress import bar
+from vesearch.photos.decode import ENDINGS, looks_like_image
+from vesearch.photos.pool import Decoders
 from vesearch.records import Frame, Int64
 from vesearch.stages.batches import batched
-from vesearch.store import Store
-from vesearch.tables import STRIDE, CropRows, EmbeddingRows, EntityRows, ImageRows, VectorRows
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import STRIDE, CropRows, EmbeddingRows, EntityRows, ImageRows, VectorRows
+from vesearch.store.shards import Store
+from vesearch.system.progress import bar
 
 logger = logging.getLogger(__name__)
 

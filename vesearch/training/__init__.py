@@ -1,1 +1,4 @@
-"""How the built-in segmenter is trained."""
+"""How the built-in segmenter is trained.
+
+Nothing that a user runs imports this: it is for making the weights that are shipped.
+"""

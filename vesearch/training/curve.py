@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vesearch.paint import Type, text
-from vesearch.picture import save_png
+from vesearch.drawing.paint import Type, text
+from vesearch.drawing.picture import save_png
 from vesearch.records import UInt8
 
 _WIDTH, _HEIGHT, _MARGIN = 1100, 520, 70

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vesearch import images, masks
+from vesearch import masks
 from vesearch.config import Images
+from vesearch.photos import decode
 from vesearch.records import UInt8
 
 _HELD_OUT_OF = 5  # every fifth photo is for measuring
@@ -61,7 +62,7 @@ def read(folder: Path, *, complete: str, held_out: bool) -> Iterator[Photo]:
     for entry in content["images"]:
         if held_out and is_held_out(entry["id"]):
             continue
-        pixels = images.read_frame(folder / "images" / entry["file_name"], Images()).pixels
+        pixels = decode.read_frame(folder / "images" / entry["file_name"], Images()).pixels
         size = (entry["height"], entry["width"])
         found = annotations.get(entry["id"], [])
         objects = [masks.from_coco(a["segmentation"], size) for a in found if not a.get("iscrowd")]

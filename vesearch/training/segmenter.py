@@ -20,13 +20,13 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 import vesearch
-from vesearch import devices, lite0
 from vesearch.checkpoints import tensorfile
 from vesearch.config import load_config
 from vesearch.detectors.segmenter_network import Network, load_tensors, trained_tensors
 from vesearch.evaluation import segmentation
-from vesearch.files import atomic, write_text
 from vesearch.masks import box_of
+from vesearch.networks import devices, lite0
+from vesearch.system.files import atomic, write_text
 from vesearch.training import photos, scenes
 from vesearch.training.recipe import Recipe
 

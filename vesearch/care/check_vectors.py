@@ -1,0 +1,145 @@
+"""Check the projection, the vectors made with it, and the index over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vesearch.care.problems import Problem, read, reason
+from vesearch.errors import StoreError, StoreMissingError
+from vesearch.job import Job
+from vesearch.projection import Projection
+from vesearch.records import Bool, Float32, Int64
+from vesearch.stages import build_index, fit_pca
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import RANKS, STRIDE, CropRows, EmbeddingRows, EntityRows, VectorRows
+from vesearch.store.shards import Store
+
+_NEAR = 1e-3  # vectors agree to this: NGT normalises them anew, other processors round otherwise
+
+
+def check(job: Job) -> Iterator[Problem]:
+    """Yield what is wrong with the projection, the vectors and the index."""
+    yield from _check_projection(job)
+    yield from _check_index(job.store)
+
+
+def _check_projection(job: Job) -> Iterator[Problem]:
+    """Check the projection, and the vectors that were made with it."""
+    store, path = job.store, fit_pca.path_of(job.store)
+    try:
+        projection = fit_pca.load(store)
+        stamp = build_index.vectors_stamp(job, projection)
+    except StoreMissingError:
+        if store.shards(VectorRows.KIND):
+            yield Problem(path, "is missing", "projection")
+        return
+    except (StoreError, ValueError) as err:
+        what = reason(err, path) if isinstance(err, StoreError) else str(err)
+        yield Problem(path, what, "projection")
+        return
+    product = projection.components @ projection.components.T
+    if not np.allclose(product, np.eye(len(product)), atol=1e-3):
+        yield Problem(path, "has components that are not orthonormal", "projection")
+    for shard in store.shards(VectorRows.KIND):
+        yield from _check_vectors(store, shard, projection, stamp)
+
+
+def _check_vectors(
+    store: Store, shard: int, projection: Projection, stamp: str
+) -> Iterator[Problem]:
+    path = store.shard_path(VectorRows.KIND, shard)
+    rows = read(store, VectorRows, shard, None)
+    if isinstance(rows, Problem):
+        yield rows
+    embeddings = read(store, EmbeddingRows, shard, None)
+    if not isinstance(rows, VectorRows) or not isinstance(embeddings, EmbeddingRows):
+        return
+    if store.stamp(path) != stamp:
+        return  # of an earlier projection; build-index makes it anew
+    if len(rows.vectors) != len(embeddings.embeddings):
+        what = f"has {len(rows.vectors)} rows for {len(embeddings.embeddings)} embeddings"
+        yield Problem(path, what, VectorRows.KIND, shard)
+        return
+    wanted = projection.project(embeddings.embeddings.astype(np.float32))
+    wrong = np.flatnonzero(~(np.abs(rows.vectors - wanted).max(axis=1, initial=0) < _NEAR))
+    if len(wrong):
+        what = f"row {wrong[0]} is not what the projection makes of its embedding"
+        yield Problem(path, what, VectorRows.KIND, shard)
+
+
+def _check_index(store: Store) -> Iterator[Problem]:
+    """Check that every entry of the index is an entity of the store, with its image and vector."""
+    home = folder = store.path / "index"
+    try:
+        folder = build_index.current(store)
+        build = build_index.load(store)
+    except StoreMissingError as err:
+        if folder != home:
+            yield Problem(folder, reason(err, folder), "index")
+        elif home.exists() and any(home.iterdir()):
+            yield Problem(home / "current", "is missing", "index")
+        return
+    except StoreError as err:
+        yield Problem(folder, reason(err, folder), "index")
+        return
+    try:
+        live = Catalog.of(store).are_live(build.image_ids)
+    except StoreError:
+        return  # the log is damaged, and was named
+    if len(np.unique(build.entity_ids)) != len(build.entity_ids):
+        yield Problem(folder, "has an entity twice", "index")
+    elif (build.entity_ids // RANKS != build.image_ids).any():
+        yield Problem(folder, "has an entity under another image", "index")
+    else:
+        yield from _check_entries(store, build, live)
+
+
+def _check_entries(store: Store, build: build_index.Build, live: Bool) -> Iterator[Problem]:
+    """Compare the entries of live images with what the store has; others are merely behind."""
+    folder = build_index.current(store)
+    indexed = _indexed(build)
+    order = np.argsort(build.entity_ids)
+    shards = build.image_ids // STRIDE
+    for shard in np.unique(shards[live]).tolist():
+        rows = np.flatnonzero(live & (shards == shard))
+        try:
+            entities = store.read(EntityRows, shard, "image_ids", "counts").entity_ids()
+            embeddings = store.read(EmbeddingRows, shard).embeddings.astype(np.float32)
+            store.check_file(store.shard_path(VectorRows.KIND, shard))
+        except StoreMissingError:
+            yield from _missing(store, shard)
+            continue
+        except StoreError:
+            continue  # damaged: named before
+        missing = np.setdiff1d(build.entity_ids[rows], entities)
+        if len(missing):
+            yield Problem(folder, f"has entity {missing[0]}, which is not in the store", "index")
+        there = np.flatnonzero(np.isin(entities, build.entity_ids[rows]))
+        if len(entities) != len(embeddings):
+            continue  # named before
+        at: Int64 = order[np.searchsorted(build.entity_ids[order], entities[there])]
+        wanted = build.projection.project(embeddings[there])
+        far = np.abs(indexed[at] - wanted).max(axis=1, initial=0)
+        wrong = np.flatnonzero(~(far < _NEAR))
+        if len(wrong):
+            what = f"has another vector than the store for entity {entities[there[wrong[0]]]}"
+            yield Problem(folder, what, "index")
+
+
+def _missing(store: Store, shard: int) -> Iterator[Problem]:
+    """Yield the tables that an indexed shard lacks at its end; of others verify.py tells."""
+    for table in (VectorRows, EmbeddingRows, CropRows, EntityRows):
+        path = store.shard_path(table.KIND, shard)
+        if path.exists():
+            return
+        yield Problem(path, "is missing", table.KIND, shard)
+
+
+def _indexed(build: build_index.Build) -> Float32:
+    """Return the vectors of the index by row."""
+    vectors = np.zeros((len(build.entity_ids), len(build.projection.components)), np.float32)
+    for rows, block in build.index.blocks():
+        vectors[rows] = block
+    return vectors

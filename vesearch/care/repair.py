@@ -1,0 +1,227 @@
+"""Make anew what is wrong with a store, and only that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vesearch.care.check import TABLES, check
+from vesearch.care.problems import Problem
+from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
+from vesearch.job import Job
+from vesearch.stages import build_index, crop, detect, embed, fit_pca, scan
+from vesearch.store.catalog import Catalog, Place
+from vesearch.store.rows import STRIDE, EntityRows, ImageRows
+from vesearch.store.shards import Store
+from vesearch.system.files import remove
+
+log = logging.getLogger(__name__)
+
+_ROUNDS = 3  # what is wrong may hide something else
+# what has to be made anew with a table: rows of one are those of the other
+_WITH = {
+    "entities": ("vectors", "embeddings", "crops", "entities"),
+    "crops": ("crops",),  # embeddings that are there were made of the same crops
+    "embeddings": ("vectors", "embeddings"),
+    "vectors": ("vectors",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was found wrong, and what is left of it.
+
+    files: how many were checked; lost: paths that were not there to repair from, whose entities
+        are gone until they are ingested again.
+    """
+
+    files: int
+    found: tuple[Problem, ...]
+    left: tuple[Problem, ...]
+    lost: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong, or nothing any more."""
+        return not self.left
+
+
+def verify(job: Job, *, repair: bool = False) -> Verified:
+    """Check a store and, where asked, repair it. Raises StoreMissingError where there is none."""
+    if not any(job.store.shards(table.KIND) for table in TABLES):
+        job.store.settings()
+    found = left = tuple(check(job))
+    files = sum(1 for path in job.store.path.rglob("*") if path.is_file())
+    if not repair or not found:
+        return Verified(files, found, left)
+    with job.store.lock():
+        if any(problem.kind == "settings" for problem in found):
+            _mend_settings(job)
+        before = _lost(job.store)
+        left = tuple(check(job))
+        for _ in range(_ROUNDS):
+            if left:
+                _mend(job, left)
+                left = tuple(check(job))
+        return Verified(files, found, left, _lost(job.store) - before)
+
+
+def _lost(store: Store) -> int:
+    try:
+        return sum(place.status == "lost" for place in Catalog.of(store).places.values())
+    except StoreError:
+        return 0
+
+
+def _mend_settings(job: Job) -> None:
+    """Write store.json anew, if the settings given now are those of the tables."""
+    for kind, stamp in job.stamps.items():
+        for shard in job.store.shards(kind):
+            if job.store.stamp(job.store.shard_path(kind, shard)) != stamp:
+                raise StoreDamagedError(
+                    f"{job.store.path}/store.json is damaged, and the store was made with other "
+                    "settings than these: add the --config and --set that it was made with"
+                )
+    remove(job.store.path / "store.json")
+    job.store.remember(job.settings() | job.places())
+
+
+def _mend(job: Job, problems: Sequence[Problem]) -> None:
+    """Remove what is wrong and let the stages fill the gaps."""
+    store, kinds = job.store, {problem.kind for problem in problems}
+    stamp = job.recorded_stamps()[ImageRows.KIND]
+    for problem in problems:
+        if problem.shard is not None and problem.kind == ImageRows.KIND:
+            _mend_log(store, problem.shard, stamp)
+        elif problem.shard is not None:
+            for kind in _WITH[problem.kind]:
+                store.drop(kind, problem.shard)
+    if ImageRows.KIND in kinds:
+        _let_go_of_strangers(store, stamp)
+    Catalog.forget_kept(store)
+    job.open_for_writing()
+    detect.run(job)
+    crop.run(job)
+    embed.run(job)
+    Catalog.of(store).keep(store)
+    searchable = fit_pca.path_of(store).exists() or (store.path / "index").exists()
+    if searchable and kinds != {"catalog"}:
+        _mend_index(job, kinds)
+
+
+def _mend_index(job: Job, kinds: set[str]) -> None:
+    """Restore the projection from the index, or fit it anew; bring the index up to date."""
+    if "projection" in kinds:
+        remove(fit_pca.path_of(job.store))
+        try:
+            kept = build_index.current(job.store) / "projection.h5"
+            fit_pca.copy(job.store, kept, fit_pca.path_of(job.store))
+        except StoreError:
+            log.info("the projection is fitted anew")
+    if "index" in kinds:
+        remove(job.store.path / "index" / "current")
+    try:
+        fit_pca.run(job)
+        build_index.run(job)
+    except StoreMissingError:  # no entities are left
+        remove(job.store.path / "index")
+
+
+def _mend_log(store: Store, shard: int, stamp: str) -> None:
+    """Restore a shard of the log from what was kept of it; else let go of its images.
+
+    These are found anew, under other ids, by the next ingest of their folders.
+    """
+    rows = _restored(store, shard)
+    if rows is not None:
+        store.write(shard, rows, stamp)
+        return
+    for kind in _WITH["entities"]:
+        store.drop(kind, shard)
+    # empty, it keeps the number from being used twice
+    store.write(shard, scan.ShardLog(shard, Catalog()).rows(), stamp)
+
+
+def _let_go_of_strangers(store: Store, stamp: str) -> None:
+    """Log paths as lost whose image no shard has: copies of what could not be restored."""
+    catalog, own = Catalog(), set[int]()
+    for shard in store.shards(ImageRows.KIND):
+        rows = store.read(ImageRows, shard)
+        catalog.extend(shard, rows)
+        own.update(rows.image_ids[rows.own(shard)].tolist())
+    log = scan.ShardLog(scan.next_shard(store), catalog)
+    for path, place in catalog.places.items():
+        if place.image_id >= 0 and place.image_id not in own:
+            log.drop(path, lost=(None, "the shard that had its image was damaged"))
+    if len(log):
+        store.write(log.shard, log.rows(), stamp)
+
+
+def _restored(store: Store, shard: int) -> ImageRows | None:
+    """Return a lost shard of the log as far as the folded log tells it."""
+    kept = Catalog.kept(store)
+    if shard not in {number for number, *_ in kept.shards}:
+        return None
+    rest, damaged = _rest_of_log(store, shard, kept)
+    contents = {image_id: digest for digest, image_id in kept.by_digest.items()}
+    own = sorted(image_id for image_id in contents if image_id // STRIDE == shard)
+    # what the other shards do not tell; the rows of the shard's own images come first
+    untold = {
+        path: at
+        for path, at in kept.places.items()
+        if rest.places.get(path) != at and at.image_id // STRIDE not in damaged
+    }
+    entries: list[tuple[bytes, Place]] = []
+    for image_id in own:
+        paths = [path for path in kept.paths_of(image_id) if path in untold]
+        entries += [(path, untold.pop(path)) for path in paths]
+        if not paths:
+            entries.append((b"", Place(image_id, 0, 0, "ok", None)))
+    return _rows([*entries, *untold.items()], contents, _sizes(store, shard))
+
+
+def _rest_of_log(store: Store, but: int, kept: Catalog) -> tuple[Catalog, set[int]]:
+    """Fold the log without one shard; return it, and which others are missing or damaged.
+
+    These are restored in their turn, with their own images.
+    """
+    rest, damaged = Catalog(), set()
+    known = {number for number, *_ in kept.shards} | {*store.shards("images")}
+    for shard in sorted(known - {but}):
+        try:
+            rest.extend(shard, store.read(ImageRows, shard))
+        except StoreError:
+            damaged.add(shard)
+    return rest, damaged
+
+
+def _sizes(store: Store, shard: int) -> dict[int, tuple[int, int]]:
+    """Return the height and width of a shard's images, as its entities know them."""
+    try:
+        rows = store.read(EntityRows, shard, "image_ids", "image_sizes_hw")
+    except StoreError:
+        return {}
+    return dict(zip(rows.image_ids.tolist(), map(tuple, rows.image_sizes_hw.tolist()), strict=True))
+
+
+def _rows(
+    entries: Sequence[tuple[bytes, Place]],
+    contents: dict[int, str],
+    sizes_hw: dict[int, tuple[int, int]],
+) -> ImageRows:
+    places = [place for _, place in entries]
+    hw = [sizes_hw.get(place.image_id, (0, 0)) for place in places]
+    return ImageRows(
+        paths=tuple(path for path, _ in entries),
+        image_ids=np.array([place.image_id for place in places], np.int64),
+        sizes=np.array([place.size for place in places], np.int64),
+        mtimes_ns=np.array([place.mtime_ns for place in places], np.int64),
+        widths=np.array([w for _, w in hw], np.int64),
+        heights=np.array([h for h, _ in hw], np.int64),
+        digests=tuple(contents.get(place.image_id) for place in places),
+        statuses=tuple(place.status for place in places),
+        errors=tuple(place.error for place in places),
+    )

@@ -1,0 +1,86 @@
+"""What a store holds, how far each stage is, and what was skipped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vesearch.errors import StoreMissingError
+from vesearch.job import Job
+from vesearch.stages import build_index, fit_pca
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import EntityRows
+
+_INTERNAL = ("format", "made_with", "made_of", "added", "removed")
+_UPSTREAM = {"entities": "images", "crops": "entities", "embeddings": "crops"}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The state of a store.
+
+    images: live images, copies counted once; entities: those of live images.
+    skipped: {"path", "status", "error"} of files that are no usable images.
+    stages: shards done and in all per table; projection and index: None before they are made.
+    """
+
+    store: str
+    images: int
+    paths: int
+    entities: int
+    skipped: list[dict[str, str | None]]
+    stages: dict[str, dict[str, int]]
+    projection: dict[str, int] | None
+    index: dict[str, Any] | None
+    settings: dict[str, Any]
+
+
+def read(job: Job) -> Status:
+    """Read a store's status. Raises StoreMissingError or StoreMismatchError."""
+    job.open_for_reading()
+    catalog = Catalog.of(job.store)
+    live = catalog.paths_by_image()
+    skipped: list[dict[str, str | None]] = [
+        {"path": path, "status": place.status, "error": place.error}
+        for path, place in catalog.skipped()
+    ]
+    entities = 0
+    for shard in job.store.shards("entities"):
+        rows = job.store.read(EntityRows, shard, "image_ids", "counts")
+        entities += int(rows.counts[catalog.are_live(rows.image_ids)].sum())
+    return Status(
+        store=str(job.store.path),
+        images=len(live),
+        paths=sum(map(len, live.values())),
+        entities=entities,
+        skipped=skipped,
+        stages=_stages(job),
+        projection=_projection(job),
+        index=_index(job),
+        settings=job.store.settings(),
+    )
+
+
+def _stages(job: Job) -> dict[str, dict[str, int]]:
+    total = len(job.store.shards("images"))
+    stages, left = {"images": {"done": total, "shards": total}}, 0
+    for kind, upstream in _UPSTREAM.items():
+        left += len(job.pending(kind, upstream))
+        stages[kind] = {"done": total - left, "shards": total}
+    return stages
+
+
+def _projection(job: Job) -> dict[str, int] | None:
+    try:
+        dim = len(fit_pca.load(job.store).components)
+        return {"dim": dim, "fitted_on": fit_pca.fitted_on(job.store)}
+    except StoreMissingError:
+        return None
+
+
+def _index(job: Job) -> dict[str, Any] | None:
+    try:
+        facts = build_index.facts(job.store)
+        return {key: value for key, value in facts.items() if key not in _INTERNAL}
+    except StoreMissingError:
+        return None

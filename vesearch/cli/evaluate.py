@@ -1,0 +1,165 @@
+"""The command line of `vesearch evaluate`: masks, retrieval."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vesearch.cli.options import SKIPPED, Common, with_options
+
+if TYPE_CHECKING:  # imported on use
+    from vesearch.evaluation.retrieval import Figures, Query, Retrieval
+
+
+@click.group()
+def evaluate() -> None:
+    """Measure on labelled photos of your own how good the results are.
+
+    \b
+    vesearch evaluate masks instances.json photos/
+    vesearch evaluate retrieval labels.csv
+    """
+
+
+@evaluate.command()
+@click.argument("annotations", type=click.Path(path_type=Path), metavar="ANNOTATIONS.json")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="IMAGES")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@with_options
+def masks(common: Common, annotations: Path, folder: Path, as_json: bool) -> None:
+    """Compare the detector's masks with ANNOTATIONS (COCO's format) of the photos in IMAGES.
+
+    \b
+    vesearch evaluate masks instances.json photos/ --set detect.detector=cuts
+
+    Classes do not count; crowds and objects below detect.min_area are ignored. No store is needed.
+    """
+    from vesearch.evaluation import segmentation
+
+    found = segmentation.evaluate(common.load(), annotations, folder)
+    figures = {
+        "AP": found.ap,
+        "AP50": found.ap50,
+        "AR@10": found.ar10,
+        "AR@20": found.ar20,
+        "seconds_per_image": found.seconds_per_image,
+    }
+    if as_json:
+        skipped = [{"path": s.path, "error": s.error} for s in found.skipped]
+        counts = {"photos": found.photos, "objects": found.objects, "skipped": skipped}
+        click.echo(json.dumps(figures | counts))
+    else:
+        click.echo(f"{found.objects} objects in {found.photos} photos")
+        for name, value in figures.items():
+            click.echo(f"  {name.replace('_', ' '):18} {value:.3f}")
+    for skip in found.skipped:
+        click.echo(f"skipped: {skip.error}", err=True)
+    if found.skipped:
+        sys.exit(SKIPPED)
+
+
+@evaluate.command()
+@click.argument("labels", type=click.Path(path_type=Path), metavar="LABELS.csv")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="X.png", help="Draw the worst.")
+@click.option("--force", is_flag=True, help="Draw over X.png even where vesearch did not draw it.")
+@with_options
+def retrieval(common: Common, labels: Path, as_json: bool, out: Path | None, force: bool) -> None:
+    """Ask for every entity of LABELS among its photos, and count what is found.
+
+    \b
+    vesearch evaluate retrieval labels.csv --out worst.png
+
+    LABELS has the columns path, label and, where you know them, x0, y0, x1, y1: the box of what is
+    asked for, else the photo's entity 1. A hit is another photo with the label. Photos with the
+    label __distractor__ are never asked for. No store is needed.
+    """
+    from vesearch.drawing import picture
+    from vesearch.evaluation import labels as tables
+    from vesearch.evaluation import retrieval
+    from vesearch.store.shards import Store
+
+    config = common.load()
+    if out is not None:
+        asked = [labels, *(row.path for row in tables.read(labels))]
+        picture.check_targets([out], asked=asked, store=Store(Path(config.run.store)), force=force)
+    found = retrieval.evaluate(config, labels)
+    if out is not None:
+        from vesearch.evaluation import sheet
+
+        picture.save_png(sheet.draw(found.queries), out)
+    click.echo(json.dumps(_plain(found)) if as_json else _text(found))
+    for skip in found.skipped:
+        click.echo(f"skipped: {skip.error}", err=True)
+    if found.skipped:
+        sys.exit(SKIPPED)
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    return {
+        "mAP": figures.mean_ap,
+        **dict(zip(("recall@1", "recall@5", "recall@10"), figures.recall, strict=True)),
+        "precision@10": figures.precision10,
+        "interval": list(figures.interval),
+    }
+
+
+def _by_label(queries: Sequence[Query]) -> list[dict[str, Any]]:
+    """Return a row per label, the worst first."""
+    groups: dict[str, list[Query]] = {}
+    for query in queries:
+        groups.setdefault(query.label.label, []).append(query)
+    rows = [
+        {
+            "label": label,
+            "queries": len(own),
+            "mAP": sum(q.ap for q in own) / len(own),
+            "recall@1": sum(q.recall1 for q in own) / len(own),
+        }
+        for label, own in groups.items()
+    ]
+    return sorted(rows, key=lambda row: float(str(row["mAP"])))
+
+
+def _plain(found: Retrieval) -> dict[str, Any]:
+    return {
+        **_figures(found.figures),
+        "baselines": {
+            "whole_images": _figures(found.whole_images),
+            "no_pca": _figures(found.no_pca),
+        },
+        "labels": _by_label(found.queries),
+        "queries": len(found.queries),
+        "queries_left_out": found.left_out,
+        "photos": found.photos,
+        "entities": found.entities,
+        "images_per_second": found.images_per_second,
+        "skipped": [{"path": s.path, "error": s.error} for s in found.skipped],
+    }
+
+
+def _text(found: Retrieval) -> str:
+    left = f" ({found.left_out} left out: no other photo of theirs)" if found.left_out else ""
+    lines = [
+        f"{len(found.queries)} queries{left} among {found.photos} photos, "
+        f"{found.entities} entities, {found.images_per_second:.1f} images/s",
+        f"{'':14} {'mAP':>6}  95 % interval   R@1    R@5    R@10   P@10",
+    ]
+    for name, one in (
+        ("entities", found.figures),
+        ("whole images", found.whole_images),
+        ("without PCA", found.no_pca),
+    ):
+        low, high = one.interval
+        rest = "  ".join(f"{value:.3f}" for value in (*one.recall, one.precision10))
+        lines.append(f"{name:14} {one.mean_ap:6.3f}  {low:.3f} to {high:.3f}  {rest}")
+    lines.append(f"\n{'label':30} queries    mAP    R@1")
+    for row in _by_label(found.queries):
+        name = click.unstyle(str(row["label"]))[:30]
+        lines.append(f"{name:30} {row['queries']:7}  {row['mAP']:.3f}  {row['recall@1']:.3f}")
+    return "\n".join(lines)

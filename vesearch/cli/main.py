@@ -1,0 +1,286 @@
+"""The command line: each command parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import vesearch
+from vesearch.cli.collection import compact, export, remove, verify
+from vesearch.cli.evaluate import evaluate
+from vesearch.cli.models import models
+from vesearch.cli.options import SKIPPED, Common, with_options
+from vesearch.config import Query
+from vesearch.errors import VesearchError
+from vesearch.system.interrupts import TerminatedError, delivered
+from vesearch.system.printable import PrintableFormatter, printable
+
+if TYPE_CHECKING:  # the modules behind the commands load torch and more: imported on use
+    from vesearch.pipeline import Summary, Sync
+
+INTERRUPTED, TERMINATED = 130, 143
+
+_FOLDERS = click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+
+
+class _Commands(click.Group):
+    """Turns errors into one line and an exit code; -v shows where they came from."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with delivered():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as err:
+            by_signal = isinstance(err, TerminatedError)
+            word = "terminated" if by_signal else "interrupted"
+            click.echo(f"{word}; the same command continues where it was", err=True)
+            sys.exit(TERMINATED if by_signal else INTERRUPTED)
+        except VesearchError as err:
+            self._explain(ctx)
+            raise click.ClickException(printable(str(err))) from err
+        except MemoryError as err:
+            self._explain(ctx)
+            raise click.ClickException("out of memory; try --set detect.batch_size=1") from err
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except OSError as err:
+            self._explain(ctx)
+            place = f"{err.filename}: " if err.filename else ""
+            raise click.ClickException(printable(f"{place}{err.strerror or err}")) from err
+        except (ValueError, RuntimeError) as err:
+            self._explain(ctx)
+            kind = type(err).__name__
+            raise click.ClickException(printable(f"{kind}: {err} (-v shows where)")) from err
+
+    @staticmethod
+    def _explain(ctx: click.Context) -> None:
+        if logging.getLogger("vesearch").isEnabledFor(logging.DEBUG):
+            traceback.print_exc()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(vesearch.__version__, prog_name="vesearch")
+def main() -> None:
+    """Find the same dog, cup or coat in a hundred thousand photos.
+
+    \b
+    vesearch ingest photos/
+    vesearch build-index
+    vesearch query img.jpg --entity 1 --out result.png
+    """
+    handler = logging.StreamHandler()  # on stderr
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # each bad file gets a row of its own
+
+
+@main.command()
+@_FOLDERS
+@click.option("--sync", is_flag=True, help="Also forget files that vanished from FOLDERS.")
+@click.option("--force", is_flag=True, help="With --sync: even when most of them did.")
+@with_options
+def ingest(common: Common, folders: tuple[Path, ...], sync: bool, force: bool) -> None:
+    """Add what is new or changed below FOLDERS to the collection.
+
+    \b
+    vesearch ingest photos/ more-photos/
+
+    Continues where an interrupted run stopped. Exit code 3: some files were skipped.
+    """
+    if not folders:
+        raise click.UsageError("name a folder of photos, as in: vesearch ingest photos/")
+    if force and not sync:
+        raise click.UsageError("--force goes with --sync")
+    how: Sync = "forced" if force else "careful" if sync else "no"
+    _run(common, ("scan", "detect", "crop", "embed"), folders, sync=how)
+
+
+@main.command()
+@click.option("--refit", is_flag=True, help="Fit the projection anew.")
+@with_options
+def build_index(common: Common, refit: bool) -> None:
+    """Make the collection searchable: fit-pca where there is none, then build-ngt.
+
+    \b
+    vesearch build-index
+    """
+    _run(common, ("fit-pca", "build-ngt"), refit=refit)
+
+
+@main.command()
+@_FOLDERS
+@with_options
+def detect(common: Common, folders: tuple[Path, ...]) -> None:
+    """Stage 1: find the entities of all images; FOLDERS are scanned first.
+
+    \b
+    vesearch detect photos/
+    """
+    _run(common, ("scan", "detect") if folders else ("detect",), folders)
+
+
+@main.command()
+@with_options
+def crop(common: Common) -> None:
+    """Stage 2: cut the detected entities out.
+
+    \b
+    vesearch crop
+    """
+    _run(common, ("crop",))
+
+
+@main.command()
+@with_options
+def embed(common: Common) -> None:
+    """Stage 3: embed the crops.
+
+    \b
+    vesearch embed
+    """
+    _run(common, ("embed",))
+
+
+@main.command()
+@click.option("--refit", is_flag=True, help="Fit anew even where there is a projection.")
+@with_options
+def fit_pca(common: Common, refit: bool) -> None:
+    """Stage 4: fit the projection to the embeddings.
+
+    \b
+    vesearch fit-pca --set projection.dim=64
+    """
+    _run(common, ("fit-pca",), refit=refit)
+
+
+@main.command()
+@with_options
+def build_ngt(common: Common) -> None:
+    """Stage 5: project the embeddings and build the index.
+
+    \b
+    vesearch build-ngt --set index.backend=exact
+    """
+    _run(common, ("build-ngt",))
+
+
+@main.command()
+@click.argument("pipeline", type=click.Path(path_type=Path))
+@_FOLDERS
+@with_options
+def run(common: Common, pipeline: Path, folders: tuple[Path, ...]) -> None:
+    """Run the stages that a PIPELINE file names, on its folders or on FOLDERS.
+
+    \b
+    vesearch run pipelines/full.yaml photos/
+    """
+    from vesearch.pipeline import read_pipeline
+
+    plan = read_pipeline(pipeline, folders)
+    common = replace(common, config=common.config or plan.config)
+    _run(common, plan.stages, plan.folders)
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--entity", type=int, metavar="N", help="Search for entity N of each image.")
+@click.option("--top", type=int, metavar="K", help=f"Matches wanted.  [default: {Query().top}]")
+@click.option("--all-entities", is_flag=True, help="More than one match per photo.")
+@click.option("--include-self", is_flag=True, help="Matches in the query photo and its copies too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="X.png", help="Draw the answer.")
+@click.option("--force", is_flag=True, help="Draw over X.png even where vesearch did not draw it.")
+@with_options
+def query(
+    common: Common,
+    images: tuple[Path, ...],
+    entity: int | None,
+    top: int | None,
+    all_entities: bool,
+    include_self: bool,
+    as_json: bool,
+    out: Path | None,
+    force: bool,
+) -> None:
+    """List the entities of IMAGES, or find what is most similar to one of them.
+
+    \b
+    vesearch query img.jpg
+    vesearch query img.jpg --entity 1 --out result.png
+    """
+    from vesearch import search
+    from vesearch.cli import report
+    from vesearch.drawing import picture
+
+    config = common.load(**{"query.top": top})
+    wish = search.Wish(config.query.top, not all_entities, include_self)
+    failed = 0
+    searcher = search.Searcher(config)
+    outs = [out and _numbered(out, number, len(images)) for number in range(1, len(images) + 1)]
+    picture.check_targets(filter(None, outs), asked=images, store=searcher.job.store, force=force)
+    for image, target in zip(images, outs, strict=True):
+        try:
+            result = searcher.ask(image, entity, wish)
+            if target is not None:
+                searcher.draw(result, target)
+        except VesearchError as err:
+            if len(images) == 1:
+                raise
+            failed += 1
+            click.echo(f"Error: {printable(str(err))}", err=True)
+            continue
+        click.echo(report.query_json(result) if as_json else report.query_text(result))
+    if failed:
+        sys.exit(SKIPPED if failed < len(images) else 1)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@with_options
+def status(common: Common, as_json: bool) -> None:
+    """Show what the collection holds, how far it is, and what was skipped.
+
+    \b
+    vesearch status --json
+    """
+    from vesearch.care import status
+    from vesearch.cli import report
+    from vesearch.job import Job
+
+    state = status.read(Job(common.load()))
+    click.echo(report.status_json(state) if as_json else report.status_text(state))
+
+
+for command in (remove, compact, verify, export, evaluate, models):
+    main.add_command(command)
+
+
+def _run(
+    common: Common,
+    stages: tuple[str, ...],
+    folders: tuple[Path, ...] = (),
+    *,
+    refit: bool = False,
+    sync: Sync = "no",
+) -> None:
+    """Run stages, print the summary, and tell by the exit code whether files were skipped."""
+    from vesearch import pipeline
+    from vesearch.cli import report
+
+    config = common.load()
+    summary: Summary = pipeline.run_stages(config, stages, folders, refit=refit, sync=sync)
+    click.echo(report.summary_text(summary), err=True)
+    if summary.skipped:
+        sys.exit(SKIPPED)
+
+
+def _numbered(out: Path, number: int, count: int) -> Path:
+    """Return the picture's path; of several images each gets its number."""
+    return out if count == 1 else out.with_name(f"{out.stem}-{number}{out.suffix}")

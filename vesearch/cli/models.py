@@ -1,0 +1,183 @@
+"""The command line of `vesearch models`: list, pull, convert, doctor."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import click
+
+from vesearch.errors import ConfigError
+
+if TYPE_CHECKING:  # imported on use: `vesearch --help` waits for nothing
+    from vesearch.models.doctor import Finding
+    from vesearch.models.pull import Listed
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+_VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Show where an error came from.")
+
+
+@click.group()
+def models() -> None:
+    """See which models there are and which work here; get one, or convert your own.
+
+    \b
+    vesearch models list
+    vesearch models pull simclr:r50_1x_sk1
+    """
+
+
+@models.command("list")
+@_JSON
+@_VERBOSE
+def list_(as_json: bool, verbose: bool) -> None:
+    """List the published models.
+
+    \b
+    vesearch models list
+
+    With size, licence, where each comes from, and where it is on this machine.
+    """
+    _set_level(verbose)
+    from vesearch.models.pull import catalogue
+
+    listed = catalogue()
+    if as_json:
+        click.echo(json.dumps({"models": [_plain(model) for model in listed]}))
+    else:
+        click.echo(_list_text(listed))
+
+
+@models.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME…")
+@_VERBOSE
+def pull(names: tuple[str, ...], verbose: bool) -> None:
+    """Fetch the weights of models.
+
+    \b
+    vesearch models pull simclr:r50_1x_sk1
+    vesearch models pull timm:vit_small_patch14_dinov2.lvd142m
+
+    `vesearch models list` has the names. Continues what was interrupted; prints the files.
+    """
+    _set_level(verbose)
+    from vesearch.models import pull
+
+    for name in names:
+        path = pull.pull(name)
+        click.echo(path)
+        click.echo(f"use it with: {pull.usage(name, path)}", err=True)
+
+
+@models.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path), metavar="CKPT")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.safetensors")
+@click.option(
+    "--normalise",
+    type=click.Choice(["imagenet", "none"]),
+    help="What pixels went through before the network.  [default: as its framework does]",
+)
+@click.option("--force", is_flag=True, help="Overwrite OUT.")
+@_VERBOSE
+def convert(checkpoint: Path, out: Path, normalise: str | None, force: bool, verbose: bool) -> None:
+    """Convert a checkpoint for the simclr embedder.
+
+    \b
+    vesearch models convert r50_1x_sk1/model.ckpt-250228 r50.safetensors
+    vesearch ingest photos/ --set embed.embedder=simclr --set embed.weights=r50.safetensors
+
+    CKPT is a TensorFlow checkpoint's prefix or folder, or a PyTorch or safetensors file of a
+    SimCLR ResNet; its heads are left out.
+    """
+    _set_level(verbose)
+    from vesearch.checkpoints import convert as converter
+    from vesearch.networks.architecture import NORMALISATIONS
+
+    if out.exists() and not force:
+        raise ConfigError(f"{out}: exists already; --force overwrites it")
+    made = converter.convert(checkpoint, out, normalise=normalise, overwrite=force)
+    about = made.architecture
+    kernels = ", selective kernels" if about.selective_kernels else ""
+    click.echo(
+        f"{out}: ResNet-{about.depth}, width {about.width}{kernels}, {about.dim}-d, "
+        f"{made.parameters / 1e6:.1f} M parameters"
+    )
+    norms = [name for name, v in NORMALISATIONS.items() if v == (about.mean, about.std)]
+    click.echo(
+        f"from {made.source} ({made.kind}), --normalise {norms[0]}, digest {made.digest[:16]}"
+    )
+
+
+@models.command()
+@_JSON
+@_VERBOSE
+def doctor(as_json: bool, verbose: bool) -> None:
+    """Try what works on this machine.
+
+    \b
+    vesearch models doctor
+
+    Exit code 1: a default does not work. What is only optional may be missing.
+    """
+    _set_level(verbose)
+    from vesearch.models import doctor
+
+    findings = doctor.doctor()
+    ill = any(finding.needed and finding.state != doctor.OK for finding in findings)
+    if as_json:
+        report = {"ok": not ill, "findings": [asdict(finding) for finding in findings]}
+        click.echo(json.dumps(report))
+    else:
+        click.echo(_doctor_text(findings))
+    sys.exit(1 if ill else 0)
+
+
+def _set_level(verbose: bool) -> None:
+    logging.getLogger("vesearch").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _plain(model: Listed) -> dict[str, object]:
+    return asdict(model) | {"path": None if model.path is None else str(model.path)}
+
+
+def _list_text(listed: tuple[Listed, ...]) -> str:
+    """Return three lines per model, and one more for where it was pulled to."""
+    from vesearch.models.pull import BUILTIN
+    from vesearch.weights.download import size_text
+
+    lines: list[str] = []
+    for kind in dict.fromkeys(model.kind for model in listed):
+        lines.append(f"{kind}s")
+        for model in (m for m in listed if m.kind == kind):
+            here = "here" if model.path else "-"
+            size = "-" if model.size is None else size_text(model.size)
+            lines.append(f"  {here:4}  {size:>7}  {model.licence:12}  {model.name}")
+            lines.append(f"{'':31}{model.what}")
+            lines.append(f"{'':31}from {urlsplit(model.source).hostname}")
+            if model.path and model.name != BUILTIN:
+                lines.append(f"{'':8}{_short(model.path)}")
+        lines.append("")
+    return "\n".join([*lines, "to get one: vesearch models pull NAME"])
+
+
+def _short(path: Path) -> str:
+    """Return a path with ~ for the home folder."""
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
+
+
+def _doctor_text(findings: tuple[Finding, ...]) -> str:
+    """Return a line per finding, and one more for what to do."""
+    wide = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        default = finding.needed and finding.kind in ("detector", "embedder", "index")
+        facts = ", ".join(filter(None, ["the default" if default else "", finding.facts]))
+        line = f"{finding.kind:8}  {finding.name:{wide}}  {finding.state:10}  {facts}"
+        lines.append(line.rstrip())
+        lines += [f"{'':10}{finding.advice}"] if finding.advice else []
+    return "\n".join(lines)

@@ -1,0 +1,255 @@
+"""Results as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from vesearch.system.printable import printable
+
+if TYPE_CHECKING:
+    from vesearch.care.compact import Compacted
+    from vesearch.care.problems import Problem
+    from vesearch.care.repair import Verified
+    from vesearch.care.status import Status
+    from vesearch.export.collection import Exported
+    from vesearch.pipeline import Summary
+    from vesearch.records import Entities, Match
+    from vesearch.search import Look, Result
+
+_LISTED = 10  # skipped files named in a summary; `vesearch status` lists all
+
+
+def shown(path: str) -> str:
+    """Return a path as it may be printed: relative where that is shorter, controls escaped."""
+    near = os.path.relpath(path)
+    return printable(path if near.startswith("..") else near)
+
+
+def query_json(result: Result) -> str:
+    """Return a query's answer as one line of JSON; docs/json.md documents it."""
+    return json.dumps(
+        {
+            "query": {
+                "image": result.look.path,
+                "width": result.look.frame.width,
+                "height": result.look.frame.height,
+                "selected": result.selected,
+                "entities": _entities(result.look.entities),
+            },
+            "matches": [_match(match) for match in result.matches],
+            "timings_ms": _timings(result),
+        }
+    )
+
+
+def query_text(result: Result) -> str:
+    """Return a query's answer as a table: its entities, or the matches of the chosen one."""
+    look = result.look
+    count = len(look.entities)
+    noun = "entity" if count == 1 else "entities"
+    head = f"{shown(look.path)}  {look.frame.width}x{look.frame.height}"
+    if result.selected is None:
+        return "\n".join([f"{head}  {count} {noun}", *_entity_lines(look)])
+    head = f"{head}  entity {result.selected} of {count}"
+    if not result.matches:
+        return f"{head}  no matches: the collection holds nothing else"
+    lines = [_match_line(match) for match in result.matches]
+    return "\n".join([head, "  rank  similarity  percentile  peak         image", *lines])
+
+
+def status_json(status: Status) -> str:
+    """Return a store's status as one line of JSON; docs/json.md documents it."""
+    return json.dumps(asdict(status))
+
+
+def status_text(status: Status) -> str:
+    """Return a store's status for people."""
+    copies = status.paths > status.images
+    lines = [
+        f"store     {shown(status.store)}",
+        f"images    {status.images:,}" + (f" (at {status.paths:,} paths)" if copies else ""),
+        f"entities  {status.entities:,}",
+    ]
+    for kind, shards in status.stages.items():
+        if shards["done"] < shards["shards"]:
+            lines.append(f"{kind:9} {shards['done']} of {shards['shards']} shards done; run ingest")
+    if status.projection:
+        dim, fitted = status.projection["dim"], status.projection["fitted_on"]
+        lines.append(f"PCA       {dim} dimensions, fitted on {fitted:,} entities")
+    lines.append(f"index     {_index(status.index)}")
+    lines.append(f"skipped   {len(status.skipped):,}")
+    for skip in status.skipped:
+        error = printable(skip["error"] or "")
+        lines.append(f"  {skip['status']}: {shown(skip['path'] or '')}: {error}")
+    return "\n".join(lines)
+
+
+def summary_text(summary: Summary) -> str:
+    """Return what a run did: images, entities, what was skipped and why, the rate, the index."""
+    only_built = summary.fitted is not None or summary.built is not None
+    if summary.images or summary.unchanged or summary.skipped:
+        only_built = False
+    counted = [] if only_built else [_counts_line(summary)]
+    return "\n".join([*counted, *_skipped_lines(summary), *_built_lines(summary)])
+
+
+def compacted_text(done: Compacted) -> str:
+    """Return what compaction did."""
+    freed = done.bytes_before - done.bytes_after
+    return (
+        f"cleared {done.images:,} images away: {_megabytes(freed)} freed, "
+        f"{_megabytes(done.bytes_after)} left"
+    )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def exported_text(done: Exported) -> str:
+    """Return what was exported, and where to."""
+    counts = f"{done.images:,} images, {done.entities:,} entities"
+    counts += f", {done.vectors:,} vectors" if done.vectors else ""
+    return "\n".join([counts, *(f"  {shown(str(path))}" for path in done.files)])
+
+
+def verified_text(verified: Verified) -> str:
+    """Return what is wrong with a store, one line each, and what was repaired."""
+    lines = [f"{shown(str(p.path))} {printable(p.what)}" for p in verified.found]
+    if not verified.found:
+        return f"{verified.files:,} files, nothing wrong"
+    if verified.lost:
+        lines.append(
+            f"{verified.lost:,} photos are not where they were, and their entities are lost: "
+            "ingest them again when they are back"
+        )
+    repaired = verified.found != verified.left
+    count = f"{verified.files:,} files, {len(verified.found):,} wrong"
+    if not repaired:
+        return "\n".join([*lines, f"{count}; run: vesearch verify --repair"])
+    lines += [f"still wrong: {shown(str(p.path))} {printable(p.what)}" for p in verified.left]
+    return "\n".join([*lines, f"{count}, {len(verified.left):,} left"])
+
+
+def verified_json(verified: Verified) -> str:
+    """Return what is wrong with a store as one line of JSON; docs/json.md documents it."""
+    return json.dumps(
+        {
+            "ok": verified.ok,
+            "files": verified.files,
+            "found": [_problem(problem) for problem in verified.found],
+            "left": [_problem(problem) for problem in verified.left],
+            "lost": verified.lost,
+        }
+    )
+
+
+def _problem(problem: Problem) -> dict[str, str]:
+    return {"path": str(problem.path), "what": problem.what}
+
+
+def _counts_line(summary: Summary) -> str:
+    parts = [f"{summary.images:,} images", f"{summary.entities:,} entities"]
+    if summary.copies > summary.moved:
+        parts.append(f"{summary.copies - summary.moved:,} copies")
+    if summary.moved:
+        parts.append(f"{summary.moved:,} moved")
+    if summary.forgotten:
+        parts.append(f"{summary.forgotten:,} files forgotten")
+    if summary.unchanged:
+        parts.append(f"{summary.unchanged:,} files unchanged")
+    rate = f" ({summary.images / summary.seconds:.1f} images/s)" if summary.images else ""
+    return f"{', '.join(parts)} in {summary.seconds:.1f} s{rate}"
+
+
+def _skipped_lines(summary: Summary) -> list[str]:
+    if not summary.skipped:
+        return []
+    kinds = sorted({skip.status for skip in summary.skipped})
+    counts = [f"{sum(s.status == k for s in summary.skipped):,} {k}" for k in kinds]
+    lines = [f"skipped {len(summary.skipped):,} files: {', '.join(counts)}"]
+    listed = summary.skipped[:_LISTED]
+    lines += [f"  {shown(s.path)}: {printable(s.error or '')}" for s in listed]
+    if len(summary.skipped) > _LISTED:
+        lines.append("  …")
+    return [*lines, "the whole list: vesearch status"]
+
+
+def _built_lines(summary: Summary) -> list[str]:
+    lines = []
+    if summary.fitted is not None:
+        lines.append("projection fitted" if summary.fitted else "projection kept as it was")
+    if summary.built is not None:
+        lines.append(f"index {summary.built}{_changes(summary)}: {_index(summary.index)}")
+    return lines
+
+
+def _changes(summary: Summary) -> str:
+    if summary.built != "updated" or summary.index is None:
+        return ""
+    return f" ({summary.index['added']:,} added, {summary.index['removed']:,} removed)"
+
+
+def _index(index: dict[str, Any] | None) -> str:
+    if index is None:
+        return "none yet; run: vesearch build-index"
+    text = f"{index['backend']}, {index['entities']:,} entities, recall {index['recall']:.3f}"
+    return text + (f" at epsilon {index['epsilon']:g}" if "epsilon" in index else "")
+
+
+def _entities(entities: Entities) -> list[dict[str, Any]]:
+    return [
+        {
+            "entity": i + 1,
+            "box": [round(float(v), 1) for v in entities.boxes_xyxy[i]],
+            "area": round(float(entities.areas[i]), 1),
+            "score": round(float(entities.scores[i]), 4),
+            "label": entities.labels[i],
+            "peak": [round(float(v), 1) for v in entities.peaks_xy[i]],
+        }
+        for i in range(len(entities))
+    ]
+
+
+def _match(match: Match) -> dict[str, Any]:
+    return {
+        "rank": match.rank,
+        "image": match.image,
+        "also_at": list(match.also_at),
+        "entity_id": match.entity_id,
+        "box": [round(v, 1) for v in match.box_xyxy],
+        "peak": [round(v, 1) for v in match.peak_xy],
+        "similarity": round(match.similarity, 6),
+        "percentile": None if match.percentile is None else round(match.percentile, 3),
+    }
+
+
+def _timings(result: Result) -> dict[str, float]:
+    names = ("decode", "detect", "embed", "search")
+    times = {name: round(result.timings_ms.get(name, 0.0), 2) for name in names}
+    return times | {"total": round(sum(times.values()), 2)}
+
+
+def _entity_lines(look: Look) -> list[str]:
+    entities, pixels = look.entities, look.frame.width * look.frame.height
+    lines = ["  entity  score  of photo  box"]
+    for i in range(len(entities)):
+        x0, y0, x1, y1 = (round(float(v)) for v in entities.boxes_xyxy[i])
+        share, score = float(entities.areas[i]) / pixels, float(entities.scores[i])
+        label = f"  {entities.labels[i]}" if entities.labels[i] else ""
+        lines.append(f"  {i + 1:6}  {score:5.2f}  {share:8.1%}  {x0},{y0} {x1},{y1}{label}")
+    return lines
+
+
+def _match_line(match: Match) -> str:
+    percentile = "-" if match.percentile is None else f"{match.percentile:.2f}"
+    peak = f"{match.peak_xy[0]:.0f},{match.peak_xy[1]:.0f}"
+    noun = "copy" if len(match.also_at) == 1 else "copies"
+    copies = f"  (+{len(match.also_at)} {noun})" if match.also_at else ""
+    image = shown(match.image)
+    return (
+        f"  {match.rank:4}  {match.similarity:10.3f}  {percentile:>10}  {peak:11}  {image}{copies}"
+    )

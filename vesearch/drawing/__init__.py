@@ -1,0 +1,4 @@
+"""Pictures of entities and matches.
+
+Nothing here finds any.
+"""

@@ -1,0 +1,97 @@
+"""Write a picture of ours to a file, and over nothing that is somebody's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from vesearch.errors import VesearchError
+from vesearch.store.catalog import Catalog
+from vesearch.store.shards import Store
+from vesearch.system.files import atomic
+from vesearch.system.printable import printable
+
+_SOFTWARE = "vesearch"
+# PNG specification, 11.3.4.3: keyword, NUL, text; Pillow writes it before the pixels
+_MARK = b"tEXtSoftware\0" + _SOFTWARE.encode()
+_PNG = b"\x89PNG\r\n\x1a\n"
+_HEAD_BYTES = 4096
+
+
+def check_targets(
+    targets: Iterable[Path], *, asked: Sequence[Path], store: Store, force: bool = False
+) -> None:
+    """Raise VesearchError unless a picture may be written to each path.
+
+    Written over is only what this project has drawn, with force any other file too; but never a
+    photo of the store's collection, nor one of those that were asked about.
+    """
+    for target in targets:
+        if not os.path.lexists(target):
+            continue
+        name = printable(str(target))
+        if any(_is_same(target, path) for path in asked):
+            raise VesearchError(f"{name} is the photo that was asked about: name another --out")
+        if store.exists() and _is_in(store, target):
+            raise VesearchError(
+                f"{name} is a photo of the collection, and those are only ever read: "
+                "name another --out"
+            )
+        if not force and not target.is_dir() and not is_ours(target):
+            raise VesearchError(
+                f"{name} is there already, and vesearch did not draw it: "
+                "name another --out, or add --force"
+            )
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether a file is a picture that save_png has written, going by its metadata."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+    return head.startswith(_PNG) and _MARK in head
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write a picture as PNG; a reader sees the old file or the whole new one.
+
+    Raises VesearchError when it cannot be written.
+    """
+    about = PngImagePlugin.PngInfo()
+    about.add_text("Software", _SOFTWARE)
+    try:
+        os.stat(f"{path.parent}/.")  # noqa: PTH116 (makes no folder; Path would drop the dot)
+        with atomic(path) as temp:
+            picture.save(temp, "PNG", compress_level=4, pnginfo=about)
+    except OSError as err:
+        name = printable(str(path))
+        raise VesearchError(f"cannot write {name}: {err.strerror or err}") from err
+
+
+def _is_in(store: Store, target: Path) -> bool:
+    """Tell whether a file is a photo of a collection, by whatever name."""
+    try:
+        info = target.stat()
+    except OSError:  # a link that leads nowhere
+        return False
+    look, name = (info.st_size, info.st_mtime_ns), os.fsencode(target.name).lower()
+    for path, place in Catalog.of(store).places.items():
+        if place.status == "removed":
+            continue
+        near = (place.size, place.mtime_ns) == look or path.lower().endswith(b"/" + name)
+        if near and _is_same(target, Path(os.fsdecode(path))):
+            return True
+    return False
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Tell whether two names lead to one file: links, relative names and case do not count."""
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return False

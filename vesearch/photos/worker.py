@@ -1,0 +1,104 @@
+"""Decode files on request: what runs in a process of vesearch.decoders."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vesearch.config import Images
+from vesearch.errors import ImageError
+from vesearch.photos import decode
+from vesearch.records import UInt8
+
+LENGTH = struct.Struct(">I")  # goes before each message
+READY = {"ready": True}
+
+
+def serve(lifeline: int) -> None:
+    """Answer requests on stdin until it ends.
+
+    lifeline: a pipe's descriptor; when its other end closes, the parent is gone.
+    """
+    answers = os.dup(1)  # a library that prints must not answer
+    os.dup2(2, 1)
+    limits = Images(**json.loads(_receive() or b"{}"))
+    decode.formats()  # imports Pillow's decoders
+    warnings.simplefilter("ignore")
+    # Pillow's own bound, on what an image holds inside too, is one for all of a process: it refuses
+    # what has over twice as many pixels
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels // 2
+    _confine(limits)
+    _end_with(lifeline)
+    with contextlib.suppress(BrokenPipeError):  # nobody wants the answer
+        _answer(answers, READY)
+        while (name := _receive()) is not None:
+            _answer(answers, *_decode(name, limits))
+
+
+def _receive() -> bytes | None:
+    """Return the next message, None at the end."""
+    prefix = _exactly(LENGTH.size)
+    return None if prefix is None else _exactly(*LENGTH.unpack(prefix))
+
+
+def _exactly(count: int) -> bytes | None:
+    data = b""
+    while len(data) < count:
+        more = os.read(0, count - len(data))
+        if not more:
+            return None
+        data += more
+    return data
+
+
+def _answer(fd: int, header: dict[str, Any], pixels: UInt8 | None = None) -> None:
+    text = json.dumps(header).encode()
+    parts = [memoryview(LENGTH.pack(len(text)) + text)]
+    for part in parts if pixels is None else [*parts, pixels.data.cast("B")]:
+        while part:
+            part = part[os.write(fd, part) :]
+
+
+def _decode(name: bytes, limits: Images) -> tuple[dict[str, Any], UInt8 | None]:
+    """Return the answer about one file; an alarm ends the process when that takes too long."""
+    signal.setitimer(signal.ITIMER_REAL, limits.max_seconds)
+    try:
+        frame = decode.read_frame(Path(os.fsdecode(name)), limits)
+    except ImageError as err:
+        return {"error": str(err), "status": err.status}, None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    (h, w), sizes = frame.pixels.shape[:2], {"width": frame.width, "height": frame.height}
+    return {"h": h, "w": w, **sizes, "digest": frame.digest}, frame.pixels
+
+
+def _confine(limits: Images) -> None:
+    """Bound the process's memory, and let an alarm end it: that works inside C code too."""
+    for kind, most in ((resource.RLIMIT_AS, limits.max_memory), (resource.RLIMIT_CORE, 0)):
+        _, hard = resource.getrlimit(kind)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        with contextlib.suppress(OSError, ValueError):  # not every system can limit these
+            resource.setrlimit(kind, (most, most))
+    with contextlib.suppress(OSError):  # where memory runs out this process goes, not its parent
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _end_with(lifeline: int) -> None:
+    """Let a signal end this process when the other end of a pipe closes, whatever it does then."""
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([lifeline], [], [], 0)[0]:  # it had closed before
+        os._exit(0)

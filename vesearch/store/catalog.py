@@ -1,0 +1,188 @@
+"""Which image is where now: the images log folded, the last row of a path winning."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
+from vesearch.records import Bool, Int64
+from vesearch.store.rows import ImageRows
+from vesearch.store.shards import Store
+from vesearch.system.files import remove
+
+_CACHE = "catalog.h5"
+_COLUMNS = ("shards", "paths", "numbers", "statuses", "errors", "digests", "digest_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The last row of one path."""
+
+    image_id: int
+    size: int
+    mtime_ns: int
+    status: str
+    error: str | None
+
+
+class Catalog:
+    """The live paths of a store, and the images behind them."""
+
+    def __init__(self) -> None:
+        self.shards: list[list[int]] = []  # of the log as far as it is folded: _file_of each
+        self.places: dict[bytes, Place] = {}
+        self.by_digest: dict[str, int] = {}  # content -> id of the image that has it
+        self._by_image: dict[int, list[bytes]] | None = None  # made when asked for, then kept
+        self._live: Int64 | None = None
+
+    @classmethod
+    def of(cls, store: Store) -> Catalog:
+        """Fold the images log of a store, beginning with what was kept of an earlier folding.
+
+        The log may grow meanwhile. Where it is compacted meanwhile the fold is begun again: old
+        and new shards together could bring back what was removed.
+        """
+        while True:
+            kept = cls.kept(store)
+            if cls.lost_shards(store, kept) and (lost := cls.lost_shards(store, cls.kept(store))):
+                raise StoreDamagedError(
+                    f"{store.shard_path('images', min(lost))} is missing from the store; "
+                    "run: vesearch verify --repair"
+                )
+            shards = store.shards("images")
+            try:
+                files = [_file_of(store, shard) for shard in shards]
+                catalog = kept._continued(store, files)
+                if [_file_of(store, shard) for shard in shards] == files:
+                    return catalog
+            except (StoreMissingError, FileNotFoundError):
+                if store.shards("images") == shards:
+                    raise
+
+    @staticmethod
+    def lost_shards(store: Store, kept: Catalog) -> set[int]:
+        """Return the shards that there must be, going by what was kept and by other tables.
+
+        To be asked twice: in between, a compaction may have dropped what it no longer needs.
+        """
+        known = {shard for shard, *_ in kept.shards} | {*store.shards("entities")}
+        return known - {*store.shards("images")}
+
+    @classmethod
+    def fresh(cls, store: Store) -> Catalog:
+        """Fold the whole log, whatever was kept."""
+        catalog = cls()
+        for shard in store.shards("images"):
+            catalog.extend(shard, store.read(ImageRows, shard))
+        return catalog
+
+    def _continued(self, store: Store, files: list[list[int]]) -> Catalog:
+        """Fold the shards that came since this was kept; all of them if it was of others."""
+        catalog = self if self.shards == files[: len(self.shards)] else Catalog()
+        for shard, *rest in files[len(catalog.shards) :]:
+            catalog.extend(shard, store.read(ImageRows, shard))
+            catalog.shards.append([shard, *rest])
+        return catalog
+
+    def keep(self, store: Store) -> None:
+        """Keep the folded log: hundreds of shards need not be read again. It is only a cache."""
+        places = list(self.places.values())
+        columns = {
+            "shards": np.array(self.shards, np.int64).reshape(-1, 4),
+            "paths": tuple(self.places),
+            "numbers": np.array([[p.image_id, p.size, p.mtime_ns] for p in places], np.int64),
+            "statuses": tuple(p.status for p in places),
+            "errors": tuple(p.error for p in places),
+            "digests": tuple(self.by_digest),
+            "digest_ids": np.array(list(self.by_digest.values()), np.int64),
+        }
+        store.write_file(store.path / _CACHE, columns, "")
+
+    @staticmethod
+    def forget_kept(store: Store) -> None:
+        """Remove what was kept. Raises StoreError."""
+        try:
+            remove(store.path / _CACHE)
+        except OSError as err:
+            raise StoreError(f"cannot remove {store.path / _CACHE}: {err.strerror}") from err
+
+    @classmethod
+    def kept(cls, store: Store) -> Catalog:
+        """Return what was kept, empty where there is nothing or it is damaged."""
+        catalog = cls()
+        try:
+            kept = store.read_file(store.path / _CACHE, _COLUMNS)
+        except (StoreMissingError, StoreDamagedError):
+            return catalog
+        catalog.shards = kept["shards"].tolist()
+        columns = (kept["numbers"].tolist(), kept["statuses"], kept["errors"])
+        for path, numbers, status, error in zip(kept["paths"], *columns, strict=True):
+            image_id, size, mtime_ns = numbers
+            catalog.places[path] = Place(image_id, size, mtime_ns, status, error)
+        catalog.by_digest = dict(zip(kept["digests"], kept["digest_ids"].tolist(), strict=True))
+        return catalog
+
+    def extend(self, shard: int, rows: ImageRows) -> None:
+        """Append one shard of the log."""
+        own = set(rows.own(shard).tolist())
+        for row, path in enumerate(rows.paths):
+            image_id, digest = int(rows.image_ids[row]), rows.digests[row]
+            status = rows.statuses[row] or ""
+            if path:
+                size, mtime_ns = int(rows.sizes[row]), int(rows.mtimes_ns[row])
+                self._place(path, Place(image_id, size, mtime_ns, status, rows.errors[row]))
+            if digest is not None and row in own:
+                self.by_digest[digest] = image_id
+            elif digest is not None and status == "lost":
+                self.by_digest.pop(digest, None)
+
+    def _place(self, path: bytes, place: Place) -> None:
+        before = self.places.get(path)
+        self.places[path] = place
+        self._live = None
+        if self._by_image is not None:
+            if before is not None and before.image_id >= 0:
+                self._by_image[before.image_id].remove(path)
+            if place.image_id >= 0:
+                self._by_image.setdefault(place.image_id, []).append(path)
+
+    def paths_of(self, image_id: int) -> list[bytes]:
+        """Return an image's paths, in the order of their names."""
+        if self._by_image is None:
+            self._by_image = {}
+            for path, place in self.places.items():
+                if place.image_id >= 0:
+                    self._by_image.setdefault(place.image_id, []).append(path)
+        return sorted(self._by_image.get(image_id, []))
+
+    def are_live(self, image_ids: Int64) -> Bool:
+        """Tell for each image whether it has a path."""
+        if self._live is None:
+            ids = {place.image_id for place in self.places.values() if place.image_id >= 0}
+            self._live = np.array(sorted(ids), np.int64)
+        at = np.minimum(np.searchsorted(self._live, image_ids), max(0, len(self._live) - 1))
+        return self._live[at] == image_ids if len(self._live) else np.zeros(len(at), bool)
+
+    def paths_by_image(self) -> dict[int, list[str]]:
+        """Return for each live image its paths, in the order they were added."""
+        paths: dict[int, list[str]] = {}
+        for path, place in self.places.items():
+            if place.image_id >= 0:
+                paths.setdefault(place.image_id, []).append(os.fsdecode(path))
+        return paths
+
+    def skipped(self) -> Iterator[tuple[str, Place]]:
+        """Yield the paths that are no usable image, and why."""
+        for path, place in self.places.items():
+            if place.image_id < 0 and place.status != "removed":
+                yield os.fsdecode(path), place
+
+
+def _file_of(store: Store, shard: int) -> list[int]:
+    """Return what tells one shard's file from another: its number, size, time and inode."""
+    info = store.shard_path("images", shard).stat()
+    return [shard, info.st_size, info.st_mtime_ns, info.st_ino]
