@@ -27,11 +27,11 @@ from PIL import Image, ImageFilter
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from vesearch import masks, projection
-from vesearch.config import Config, Crop, load_config
+from vesearch.config import Config, CropSettings, load_config
 from vesearch.detectors import Detector
 from vesearch.embedders.builtin import Lite0
 from vesearch.evaluation import retrieval
-from vesearch.evaluation.labels import Label, read
+from vesearch.evaluation.labels import Label, read_labels
 from vesearch.evaluation.metrics import average_precision
 from vesearch.evaluation.retrieval import Gallery, Retrieval, collect, measure
 from vesearch.job import Job
@@ -69,7 +69,7 @@ def without_background(blurred: bool, remembered: Remembered) -> Callable[..., l
     """Return a cut_boxes that leaves only what lies in the entity's mask as it is."""
     usual = crop.cut_boxes
 
-    def cut(frame: Frame, boxes_xyxy: Float32, settings: Crop) -> list[bytes]:
+    def cut(frame: Frame, boxes_xyxy: Float32, settings: CropSettings) -> list[bytes]:
         image = Image.fromarray(frame.pixels)
         behind = Image.new("RGB", image.size, GREY)
         if blurred:
@@ -103,7 +103,7 @@ def mask_of(box: Float32, entities: Entities, frame: Frame) -> Any:
     return masks.decoded(runs)
 
 
-def stretched(frame: Frame, boxes_xyxy: Float32, settings: Crop) -> list[bytes]:
+def stretched(frame: Frame, boxes_xyxy: Float32, settings: CropSettings) -> list[bytes]:
     """Stretch what is cut out to a square, instead of putting grey beside it."""
     image, jpegs = Image.fromarray(frame.pixels), []
     side = (settings.size, settings.size)
@@ -331,7 +331,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="rows whose names hold one of")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     options = parser.parse_args()
-    sets = [read(path) for path in options.labels]
+    sets = [read_labels(path) for path in options.labels]
     names = [path.stem for path in options.labels]
     print(f"| setting | {' | '.join(names)} | mean mAP | 95 % interval | gain | photos/s |")
     print(f"|---|{'---:|' * (len(names) + 1)}---|---|---:|", flush=True)

@@ -47,7 +47,7 @@ def detectron2_weights(config: str, out: Path) -> Path:
 
     torch.manual_seed(0)
     with detectron2_model.quiet():
-        network = detectron2_model._network(detectron2_model.read(config), "cpu", 0.0)
+        network = detectron2_model._network(detectron2_model.read_config(config), "cpu", 0.0)
     torch.save({"model": confident(network).state_dict()}, out)
     return out
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.photos import photo
 from tests.test_images import saved
-from vesearch.config import Images
+from vesearch.config import ImageSettings
 from vesearch.photos import decode as module
 from vesearch.photos.decode import decode
 from vesearch.records import UInt8
@@ -71,7 +71,7 @@ def test_bands_give_the_pixels_of_the_whole(
         expected = in_one_piece(image, side)
     for pixels in (4_000_000, 10_000, 1):
         monkeypatch.setattr(module, "_BAND_PIXELS", pixels)
-        np.testing.assert_array_equal(decode(data, Images(max_side=side)).pixels, expected)
+        np.testing.assert_array_equal(decode(data, ImageSettings(max_side=side)).pixels, expected)
 
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (3, 7001), (1023, 4096), (2049, 1025)])
@@ -79,4 +79,4 @@ def test_odd_shapes_are_shrunk_as_pillow_does(size: tuple[int, int]) -> None:
     picture = Image.radial_gradient("L").resize(size)
     for image in (picture, picture.convert("RGB")):
         expected = in_one_piece(image, 1024)
-        np.testing.assert_array_equal(decode(saved(image), Images()).pixels, expected)
+        np.testing.assert_array_equal(decode(saved(image), ImageSettings()).pixels, expected)

@@ -27,7 +27,7 @@ def _log(store: Store, shard: int, *rows: Row) -> None:
     zeros = np.zeros(len(rows), np.int64)
     errors = tuple(None if status in ("ok", "duplicate") else "why" for status in statuses)
     columns = (np.array(ids, np.int64), zeros, zeros, zeros, zeros)
-    store.write(shard, ImageRows(paths, *columns, digests, statuses, errors), "stamp")
+    store.write(shard, ImageRows(paths, *columns, digests, statuses, errors), "fingerprint")
 
 
 def _fill(store: Store) -> None:

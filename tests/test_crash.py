@@ -50,14 +50,16 @@ def refit(home: Path) -> None:
 
 def remove(home: Path) -> None:
     try:
-        forget.run(Job(settings(home / "store")), [str(home.parent / "photos" / "[hi].png")])
+        forget.remove_named(
+            Job(settings(home / "store")), [str(home.parent / "photos" / "[hi].png")]
+        )
     except VesearchError as err:  # the run that died had removed them
         if "no file of the collection" not in str(err):
             raise
 
 
 def compacted(home: Path) -> None:
-    compact.run(Job(settings(home / "store")))
+    compact.compact_store(Job(settings(home / "store")))
 
 
 def changed(home: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vesearch.config import Crop
+from vesearch.config import CropSettings
 from vesearch.records import Frame
 from vesearch.stages import crop
 
@@ -19,7 +19,7 @@ def frame(width: int, height: int) -> Frame:
 
 
 def cut(photo: Frame, box: tuple[float, ...], **settings: float) -> np.ndarray:
-    wanted = Crop(size=96, quality=100, **settings)  # type: ignore[arg-type]
+    wanted = CropSettings(size=96, quality=100, **settings)  # type: ignore[arg-type]
     return crop.decode(crop.cut_boxes(photo, np.array([box], np.float32), wanted), 96)[0]
 
 
@@ -40,7 +40,7 @@ def cut(photo: Frame, box: tuple[float, ...], **settings: float) -> np.ndarray:
 def test_what_is_cut_out_by_hand(
     settings: dict[str, float], box: tuple[float, ...], expected: tuple[float, ...]
 ) -> None:
-    region = crop._region(np.array(box, np.float32), Crop(**settings), (200, 200))  # type: ignore[arg-type]
+    region = crop._region(np.array(box, np.float32), CropSettings(**settings), (200, 200))  # type: ignore[arg-type]
     assert region == pytest.approx(expected, abs=1e-4)
 
 

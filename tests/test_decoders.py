@@ -23,14 +23,14 @@ from PIL import Image
 from tests.bombs import encoded, many_scans, picture, png, zeros
 from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, photo
 from tests.tally import size, tally
-from vesearch.config import Images
+from vesearch.config import ImageSettings
 from vesearch.errors import ImageError, VesearchError
 from vesearch.photos import pool as module
 from vesearch.photos.decode import read_frame
 from vesearch.photos.pool import Decoders, shared
 from vesearch.records import Frame
 
-LIMITS = Images()
+LIMITS = ImageSettings()
 SMALL = 256_000_000  # bytes, the least that images.max_memory may be
 HEAVY = ("torch", "torchvision", "tables", "ngtpy", "scipy", "sklearn")
 PHOTOS = [photo(name) for name in SCIKIT_IMAGE + SCIKIT_LEARN]
@@ -42,7 +42,7 @@ def pool() -> Iterator[Callable[..., Decoders]]:
     made: list[Decoders] = []
 
     def make(workers: int = 1, **limits: float) -> Decoders:
-        made.append(Decoders(Images(**limits), workers))  # type: ignore[arg-type]
+        made.append(Decoders(ImageSettings(**limits), workers))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
@@ -122,7 +122,7 @@ def assert_good(pool: Decoders) -> None:
 
 @pytest.mark.parametrize("side", [64, 300, 1024])
 def test_the_frames_are_those_of_read_frame(pool: Callable[..., Decoders], side: int) -> None:
-    limits, decode = Images(max_side=side), pool(max_side=side)
+    limits, decode = ImageSettings(max_side=side), pool(max_side=side)
     for path in PHOTOS:
         frame = decode.read(path)
         assert same(frame, read_frame(path, limits))
@@ -388,10 +388,10 @@ def test_an_interrupt_loses_no_order(pool: Callable[..., Decoders], slow: Path) 
 PARENT = """
 import sys, threading, time
 from pathlib import Path
-from vesearch.config import Images
+from vesearch.config import ImageSettings
 from vesearch.photos.pool import shared
 photo, slow = map(Path, sys.argv[1:3])
-decode = shared(Images(max_seconds=float(sys.argv[3])), 2)
+decode = shared(ImageSettings(max_seconds=float(sys.argv[3])), 2)
 reader = threading.Thread(target=lambda: print(decode.read(slow).width, flush=True))
 reader.start()
 decode.read(photo)
@@ -444,9 +444,9 @@ def test_a_parent_that_ends_well_has_nothing_to_say() -> None:
     code = """
 import sys
 from pathlib import Path
-from vesearch.config import Images
+from vesearch.config import ImageSettings
 from vesearch.photos.pool import shared
-shared(Images(), 1).read(Path(sys.argv[1]))
+shared(ImageSettings(), 1).read(Path(sys.argv[1]))
 """
     command = [sys.executable, "-X", "dev", "-c", code, str(PHOTOS[1])]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -457,13 +457,13 @@ def test_a_forked_process_has_workers_of_its_own() -> None:
     code = """
 import os, sys
 from pathlib import Path
-from vesearch.config import Images
+from vesearch.config import ImageSettings
 from vesearch.photos.pool import shared
 photo = Path(sys.argv[1])
-width = shared(Images(), 1).read(photo).width
+width = shared(ImageSettings(), 1).read(photo).width
 child = os.fork()
 for _ in range(20):
-    assert shared(Images(), 1).read(photo).width == width
+    assert shared(ImageSettings(), 1).read(photo).width == width
 if child == 0:
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
@@ -472,9 +472,9 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_shared_decoders_are_one_per_limits_and_workers() -> None:
-    assert shared(Images(), 1) is shared(Images(), 1)
-    assert shared(Images(), 1) is not shared(Images(), 2)
-    assert shared(Images(), 1) is not shared(Images(max_side=64), 1)
+    assert shared(ImageSettings(), 1) is shared(ImageSettings(), 1)
+    assert shared(ImageSettings(), 1) is not shared(ImageSettings(), 2)
+    assert shared(ImageSettings(), 1) is not shared(ImageSettings(max_side=64), 1)
 
 
 # --- what cannot be started, and what lies --------------------------------------------------------

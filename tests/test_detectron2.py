@@ -286,7 +286,7 @@ def test_without_detectron2_one_line_says_how_to_get_it(tmp_path: Path) -> None:
     )
     assert line in str(caught.value)
     with pytest.raises(MissingPackageError):
-        Detectron2.check()
+        Detectron2.library()
 
 
 @pytest.mark.usefixtures("without_detectron2")

@@ -78,11 +78,11 @@ def test_the_doctor_prints_and_exits_well(prompt: None, site: Server) -> None:
 
 
 def test_an_optional_package_may_be_missing(prompt: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def check() -> str:
+    def library() -> str:
         raise MissingPackageError("detectron2 is not installed; pip install it")
 
-    monkeypatch.setattr(DETECTORS.load("detectron2"), "check", check)
-    monkeypatch.setattr(DETECTORS.load("torchvision"), "check", lambda: 1 // 0)
+    monkeypatch.setattr(DETECTORS.load("detectron2"), "library", library)
+    monkeypatch.setattr(DETECTORS.load("torchvision"), "library", lambda: 1 // 0)
     findings = {
         finding["name"]: finding
         for finding in json.loads(run("doctor", "--json").stdout)["findings"]

@@ -66,7 +66,9 @@ def log_images(job: Job, shard: int, *rows: tuple[bytes, int, str]) -> None:
     paths, ids, statuses = zip(*rows, strict=True)
     zeros, none = np.zeros(len(rows), np.int64), (None,) * len(rows)
     columns = (np.array(ids, np.int64), zeros, zeros, zeros, zeros)
-    job.store.write(shard, ImageRows(paths, *columns, none, statuses, none), job.stamps["images"])
+    job.store.write(
+        shard, ImageRows(paths, *columns, none, statuses, none), job.fingerprints["images"]
+    )
 
 
 def entity_rows() -> EntityRows:
@@ -99,7 +101,7 @@ def entity_rows() -> EntityRows:
 def write_vectors(job: Job, shard: int, vectors: list[list[float]]) -> None:
     projection = fit_pca.load(job.store)
     rows = VectorRows(np.array(vectors, np.float32))
-    job.store.write(shard, rows, build_index.vectors_stamp(job, projection))
+    job.store.write(shard, rows, build_index.vectors_fingerprint(job, projection))
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def known(quick: Config) -> Job:
         log_images(job, 0, *((path, image_id, "ok") for path, image_id in new))
         copies = ((b"/q/\xc3\xa9.jpg", 0, "duplicate"), (b"/q/\xfe.jpg", 0, "duplicate"))
         log_images(job, 1, *copies, (b"/p/gone.jpg", -1, "removed"))
-        job.store.write(0, entity_rows(), job.stamps["entities"])
+        job.store.write(0, entity_rows(), job.fingerprints["entities"])
     return job
 
 
@@ -337,7 +339,7 @@ def test_what_is_compacted_while_it_is_read_is_left_out(
     rows, before = entity_rows(), Catalog.of(known.store)
     blank = (b"", b"", *rows.masks[2:])
     emptied = EntityRows(**{n: getattr(rows, n) for n in rows.__slots__} | {"masks": blank})
-    known.store.write(0, emptied, known.stamps["entities"])
+    known.store.write(0, emptied, known.fingerprints["entities"])
     monkeypatch.setattr(Catalog, "of", lambda store: before)
     assert export(known, tmp_path / "one", ["csv", "coco"]).entities == 1
     assert [row["entity_id"] for row in read_csv(tmp_path / "one")] == ["3000"]
@@ -361,7 +363,7 @@ def test_an_image_that_could_not_be_read_again_is_left_out(known: Job, tmp_path:
     rows = entity_rows()
     errors = (None, None, "the file has changed since it was scanned", None)
     changed = {n: getattr(rows, n) for n in rows.__slots__} | {"image_errors": errors}
-    known.store.write(0, EntityRows(**changed), known.stamps["entities"])
+    known.store.write(0, EntityRows(**changed), known.fingerprints["entities"])
     export(known, tmp_path, ["coco"])
     assert [image["id"] for image in read_coco(tmp_path)["images"]] == [0, 3]
 
@@ -393,7 +395,7 @@ def test_tables_that_do_not_fit_each_other_are_refused(projected: Job, tmp_path:
         export(projected, tmp_path / "out", FORMATS)
     rows = entity_rows()
     short = {n: getattr(rows, n) for n in rows.__slots__} | {"masks": rows.masks[:3]}
-    projected.store.write(0, EntityRows(**short), projected.stamps["entities"])
+    projected.store.write(0, EntityRows(**short), projected.fingerprints["entities"])
     with pytest.raises(StoreDamagedError, match=r"entities/000000\.h5 has 3 masks for 4 .*verify"):
         export(projected, tmp_path / "out", ["csv"])
     assert files_in(tmp_path / "out") == []

@@ -435,7 +435,7 @@ def test_a_table_from_anybody_runs_nothing_and_leads_nowhere(
     except StoreDamagedError as err:
         assert str(path) in str(err)
     with suppress(StoreDamagedError):
-        Store(victim).stamp(path)
+        Store(victim).fingerprint(path)
     for command in ("status", "verify"):
         run(command, victim)
     ask(victim, good / "photos" / "b.png")

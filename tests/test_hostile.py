@@ -26,7 +26,7 @@ from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, collect, photo
 from tests.tally import size, tally
 from tests.test_images import NASTY, nasty
 from vesearch.cli.main import main
-from vesearch.config import Images
+from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
 from vesearch.photos.decode import digest_of, read_frame
 from vesearch.photos.pool import Decoders
@@ -34,7 +34,7 @@ from vesearch.store.catalog import Catalog
 from vesearch.store.rows import ImageRows
 from vesearch.store.shards import Store
 
-LIMITS = Images(max_seconds=4.0)
+LIMITS = ImageSettings(max_seconds=4.0)
 SETTINGS = ("--device", "cpu", "--set", "detect.detector=whole", "--set", "images.max_seconds=4")
 MAIN_BYTES, DECODER_BYTES = 1_200_000_000, 700_000_000
 INGEST = """
@@ -234,13 +234,13 @@ CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
 READ = """
 import sys
 from pathlib import Path
-from vesearch.config import Images
+from vesearch.config import ImageSettings
 from vesearch.photos.pool import shared
 from vesearch.errors import ImageError
 from vesearch.photos.decode import looks_like_image
 path = Path(sys.argv[1])
 try:
-    shared(Images(), 1).read(path)
+    shared(ImageSettings(), 1).read(path)
 except ImageError as err:
     print(looks_like_image(path), err.status, err)
 """

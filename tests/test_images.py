@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests.bombs import ico, patched, png, zeros
 from tests.photos import photo
-from vesearch.config import Images
+from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
 from vesearch.photos import decode as module
 from vesearch.photos.decode import (
@@ -33,7 +33,7 @@ from vesearch.photos.decode import (
 )
 from vesearch.records import Frame, UInt8
 
-LIMITS = Images()
+LIMITS = ImageSettings()
 NASTY = Path(__file__).parents[2] / "shared/data/nasty"
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 200, 30), (30, 30, 220), (250, 250, 250)
 ORIENTATION = 0x0112
@@ -98,7 +98,7 @@ def assert_upright(frame: Frame) -> None:
     assert np.abs(near).max() <= 12, quarters(frame.pixels)
 
 
-def refusal(data: bytes, limits: Images = LIMITS) -> ImageError:
+def refusal(data: bytes, limits: ImageSettings = LIMITS) -> ImageError:
     with pytest.raises(ImageError) as caught:
         decode(data, limits)
     assert "\n" not in str(caught.value)
@@ -122,7 +122,7 @@ def test_every_orientation_is_turned_upright(kind: str, orientation: int) -> Non
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_large_jpeg_is_upright_too_when_libjpeg_scales_it(orientation: int) -> None:
-    limits = Images(max_side=128)
+    limits = ImageSettings(max_side=128)
     stored = laid_down(corners(1200, 800), orientation)
     frame = decode(with_orientation(stored, orientation, "JPEG"), limits)
     assert (frame.width, frame.height) == (1200, 800)
@@ -229,7 +229,7 @@ def test_one_pixel_is_an_image(kind: str) -> None:
 def test_the_longest_side_is_bounded_and_the_shape_kept(
     kind: str, size: tuple[int, int], shape: tuple[int, int, int]
 ) -> None:
-    frame = decode(saved(Image.new("RGB", size, BLUE), kind), Images(max_side=128))
+    frame = decode(saved(Image.new("RGB", size, BLUE), kind), ImageSettings(max_side=128))
     assert frame.pixels.shape == shape
     assert (frame.width, frame.height) == size
 
@@ -247,7 +247,7 @@ def test_too_many_pixels_is_told_from_the_header() -> None:
     for name, body in ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")):
         data += struct.pack(">I", len(body)) + name + body
         data += struct.pack(">I", zlib.crc32(name + body))
-    err = refusal(data, Images(max_pixels=50_000_000))
+    err = refusal(data, ImageSettings(max_pixels=50_000_000))
     assert err.status == "too_large"
     assert "60000x1000" in str(err) and "max_pixels=50000000" in str(err)
     assert refusal(data).status == "unreadable"  # within the limit it is merely broken
@@ -255,8 +255,8 @@ def test_too_many_pixels_is_told_from_the_header() -> None:
 
 def test_exactly_max_pixels_is_not_too_many() -> None:
     data = saved(Image.new("RGB", (40, 25)))
-    assert decode(data, Images(max_pixels=1000)).width == 40
-    assert refusal(data, Images(max_pixels=999)).status == "too_large"
+    assert decode(data, ImageSettings(max_pixels=1000)).width == 40
+    assert refusal(data, ImageSettings(max_pixels=999)).status == "too_large"
 
 
 def test_too_many_bytes_is_told_without_reading(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_pillows_own_bound_on_pixels_is_not_ours() -> None:
     data = png((14_000, 14_000), zeros(14_001 * 14_000), colour=0)
     with pytest.raises(Image.DecompressionBombError), Image.open(io.BytesIO(data)):
         pass
-    frame = decode(data, Images(max_side=64))
+    frame = decode(data, ImageSettings(max_side=64))
     assert (frame.width, frame.height, int(frame.pixels.max())) == (14_000, 14_000, 0)
 
 
@@ -284,15 +284,15 @@ def test_a_webp_tells_its_size_before_room_is_made_for_it(lossless: bool, alpha:
     if alpha:
         picture.putalpha(99)
     data = saved(picture, "WEBP", lossless=lossless)
-    assert decode(data, Images(max_pixels=60_000)).width == 300
-    assert "300x200 pixels" in str(refusal(data, Images(max_pixels=59_999)))
+    assert decode(data, ImageSettings(max_pixels=60_000)).width == 300
+    assert "300x200 pixels" in str(refusal(data, ImageSettings(max_pixels=59_999)))
 
 
 @pytest.mark.filterwarnings("ignore:Image was not the expected size")
 def test_an_icon_is_measured_by_the_picture_inside() -> None:
     inner = saved(corners(600, 400))
-    assert decode(ico(inner), Images(max_pixels=240_000)).width == 600
-    err = refusal(ico(inner), Images(max_pixels=239_999))
+    assert decode(ico(inner), ImageSettings(max_pixels=240_000)).width == 600
+    err = refusal(ico(inner), ImageSettings(max_pixels=239_999))
     assert err.status == "too_large" and "600x400" in str(err)
 
 
@@ -302,7 +302,7 @@ def test_a_decoder_that_hides_the_lack_of_memory_is_seen_through() -> None:
     at = data.index(b"\xff\xc2") + 5
     broken = patched(data, at, struct.pack(">HH", 15_000, 15_000))[:-40]
     assert refusal(broken).status == "unreadable"
-    err = refusal(broken, Images(max_memory=1_000_000_000))
+    err = refusal(broken, ImageSettings(max_memory=1_000_000_000))
     assert err.status == "too_large" and "images.max_memory=1000000000" in str(err)
 
 
@@ -434,7 +434,7 @@ def test_the_digest_is_of_the_content_only(tmp_path: Path) -> None:
     other.write_bytes(data)
     os.utime(other, (1, 1))
     digests = {read_frame(path, LIMITS).digest for path in (one, other)}
-    assert digests == {decode(data, Images(max_side=64)).digest} == {digest_of(data)}
+    assert digests == {decode(data, ImageSettings(max_side=64)).digest} == {digest_of(data)}
     assert decode(saved(corners(96, 62)), LIMITS).digest not in digests
 
 

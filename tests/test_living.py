@@ -260,7 +260,7 @@ def test_remove_takes_paths_folders_and_globs(
 ) -> None:  # fmt: skip
     pipeline.ingest(config, [photos])
     monkeypatch.chdir(photos)
-    removed = forget.run(Job(config), [pattern])
+    removed = forget.remove_named(Job(config), [pattern])
     assert len(removed) == 7 - len(left)
     assert set(ids(store)) == {f"{name}.png" for name in left}
     assert len(list(photos.iterdir())) == 7  # the files themselves are nobody's to touch
@@ -272,8 +272,8 @@ def test_a_star_stays_within_a_folder_and_names_come_before_globs(
     draw(photos / "sub" / "x.png", 50)
     draw(photos / "[ab].png", 51)
     pipeline.ingest(config, [photos])
-    assert len(forget.run(Job(config), [str(photos / "[ab].png")])) == 1
-    assert len(forget.run(Job(config), [str(photos / "*.png")])) == 7
+    assert len(forget.remove_named(Job(config), [str(photos / "[ab].png")])) == 1
+    assert len(forget.remove_named(Job(config), [str(photos / "*.png")])) == 7
     assert set(ids(store)) == {"x.png"}
 
 
@@ -282,10 +282,10 @@ def test_remove_says_what_names_nothing_and_then_removes_nothing(
 ) -> None:
     pipeline.ingest(config, [photos])
     with pytest.raises(VesearchError, match=r"h\.png: no file of the collection has this path"):
-        forget.run(Job(config), [str(photos / "a.png"), str(photos / "h.png")])
+        forget.remove_named(Job(config), [str(photos / "a.png"), str(photos / "h.png")])
     assert len(ids(store)) == 7
     with pytest.raises(StoreMissingError, match="no store at"):
-        forget.run(Job(settings(photos / "none")), ["a"])
+        forget.remove_named(Job(settings(photos / "none")), ["a"])
 
 
 def test_what_was_removed_is_never_served_and_can_come_back(
@@ -294,7 +294,7 @@ def test_what_was_removed_is_never_served_and_can_come_back(
     pipeline.ingest(config, [photos])
     build(config)
     before = ids(store)
-    forget.run(Job(config), [str(photos / "b.png")])
+    forget.remove_named(Job(config), [str(photos / "b.png")])
     assert "b.png" not in names(matches(config, photos / "b.png"))  # the index is behind
     assert build(config) == "updated"
     assert "b.png" not in names(matches(config, photos / "b.png"))
@@ -326,7 +326,7 @@ def test_the_index_changes_by_what_changed_only(
 
         monkeypatch.setattr(exact.ExactIndex, name, noted)
     draw(photos / "h.png", 70)
-    forget.run(Job(config), [str(photos / "a.png"), str(photos / "b.png")])
+    forget.remove_named(Job(config), [str(photos / "a.png"), str(photos / "b.png")])
     (photos / "a.png").unlink()
     (photos / "b.png").unlink()
     pipeline.ingest(config, [photos])
@@ -343,7 +343,7 @@ def test_an_updated_index_equals_one_built_anew(photos: Path, config: Config, st
     for seed in range(5):
         draw(photos / f"new{seed}.png", 60 + seed)
     draw(photos / "a.png", 99)
-    forget.run(Job(config), [str(photos / "b.png"), str(photos / "c.png")])
+    forget.remove_named(Job(config), [str(photos / "b.png"), str(photos / "c.png")])
     pipeline.ingest(config, [photos / f"new{seed}.png" for seed in range(5)] + [photos / "a.png"])
     assert build(config) == "updated"
     updated = indexed(store), [m.entity_id for m in matches(config, photos / "a.png")]
@@ -410,9 +410,9 @@ def test_compact_clears_away_what_is_gone_and_nothing_else(
     build(config)
     draw(photos / "a.png", 99)
     pipeline.ingest(config, [photos])
-    forget.run(Job(config), [str(photos / f"{name}.png") for name in "defg"])
+    forget.remove_named(Job(config), [str(photos / f"{name}.png") for name in "defg"])
     before, live, answers = payload(store), ids(store), matches(config, photos / "b.png")
-    done = compact.run(Job(config))
+    done = compact.compact_store(Job(config))
     assert done.images == 5 and done.bytes_after < done.bytes_before
     kept = {entity for entity in before if entity // 1000 in live.values()}
     assert payload(store) == {entity: before[entity] for entity in kept}
@@ -420,7 +420,7 @@ def test_compact_clears_away_what_is_gone_and_nothing_else(
     assert matches(config, photos / "b.png") == answers
     assert store.shards("entities") == [0, 3]  # those between have nothing that is live
     assert_sound(config)
-    assert compact.run(Job(config)).images == 0
+    assert compact.compact_store(Job(config)).images == 0
     assert build(config) == "updated"
     assert_sound(config)
 
@@ -430,8 +430,8 @@ def test_what_was_compacted_away_is_made_anew_when_it_is_back(
 ) -> None:
     pipeline.ingest(config, [photos])
     before = ids(store)
-    forget.run(Job(config), [str(photos / "b.png")])
-    compact.run(Job(config))
+    forget.remove_named(Job(config), [str(photos / "b.png")])
+    compact.compact_store(Job(config))
     summary = pipeline.ingest(config, [photos])
     assert (summary.images, summary.entities) == (1, 1)
     assert ids(store)["b.png"] not in before.values()  # an id is never used twice
@@ -446,8 +446,8 @@ def test_an_image_whose_first_path_is_gone_survives_compaction(
     shutil.copy2(photos / "a.png", photos / "z.png")
     pipeline.ingest(config, [photos])
     before = ids(store)
-    forget.run(Job(config), [str(photos / "a.png")])
-    compact.run(Job(config))
+    forget.remove_named(Job(config), [str(photos / "a.png")])
+    compact.compact_store(Job(config))
     assert ids(store) == {name: image for name, image in before.items() if name != "a.png"}
     shutil.copy2(photos / "z.png", photos / "zz.png")
     pipeline.ingest(config, [photos / "zz.png"])
@@ -460,8 +460,8 @@ def test_ids_go_on_after_everything_was_compacted_away(
 ) -> None:
     pipeline.ingest(config, [photos])
     used = set(ids(store).values())
-    forget.run(Job(config), [str(photos)])
-    compact.run(Job(config))
+    forget.remove_named(Job(config), [str(photos)])
+    compact.compact_store(Job(config))
     assert payload(store) == {} and store.shards("images") != []
     pipeline.ingest(config, [photos])
     assert not used & set(ids(store).values())
@@ -475,7 +475,7 @@ def test_the_log_of_a_file_touched_again_and_again_stays_small(
     for turn in range(5):
         os.utime(photos / "a.png", (turn, turn))
         pipeline.ingest(config, [photos])
-        compact.run(Job(config))
+        compact.compact_store(Job(config))
     rows = [store.read(ImageRows, shard) for shard in store.shards("images")]
     assert sum(len(shard.paths) for shard in rows) == 8  # one of them only for its content
     assert_sound(config)
@@ -484,8 +484,8 @@ def test_the_log_of_a_file_touched_again_and_again_stays_small(
 def test_vectors_of_cleared_images_are_blank(photos: Path, config: Config, store: Store) -> None:
     pipeline.ingest(config, [photos])
     build(config)
-    forget.run(Job(config), [str(photos / "b.png")])
-    compact.run(Job(config))
+    forget.remove_named(Job(config), [str(photos / "b.png")])
+    compact.compact_store(Job(config))
     assert store.read(VectorRows, 0).vectors.any(axis=1).tolist() == [True, False, True]
     assert Colours.dim == store.read(EmbeddingRows, 0).embeddings.shape[1]
 
@@ -501,8 +501,8 @@ def test_photos_are_only_ever_read(photos: Path, config: Config) -> None:
     build(config)
     searcher = Searcher(config)
     searcher.draw(searcher.ask(photos / "a.png", 1, Wish()), photos.parent / "out.png")
-    forget.run(Job(config), [str(photos / "a.png")])
-    compact.run(Job(config))
+    forget.remove_named(Job(config), [str(photos / "a.png")])
+    compact.compact_store(Job(config))
     Store(Path(config.run.store)).shard_path("entities", 0).unlink()
     assert verify(Job(config), repair=True).ok
     pipeline.ingest(config, [photos], sync="forced")
@@ -529,15 +529,15 @@ def test_a_graph_is_changed_by_a_little_and_built_anew_for_much(
             noise = rng.standard_normal((rows, Colours.dim)).astype(np.float16)
             tables = log, EntityRows(*images, *found), CropRows((b"\xff\xd8",) * rows)
             for table in (*tables, EmbeddingRows(noise)):
-                store.write(shard, table, job.stamps[table.KIND])
+                store.write(shard, table, job.fingerprints[table.KIND])
     assert build(config) == "built"
     assert build_index.facts(store)["method"] == "anng"
-    forget.run(job, ["/photos/0/1?.jpg"])
+    forget.remove_named(job, ["/photos/0/1?.jpg"])
     assert build(config) == "updated"
     assert build_index.facts(store)["removed"] == 10 * each
     live = {entity // 1000 for entity in indexed(store)}
     assert live == set(Catalog.of(store).paths_by_image()) and len(live) == 2 * n - 10
     assert_sound(config)
-    forget.run(job, ["/photos/1/1*.jpg"])  # leaves too few for a graph
+    forget.remove_named(job, ["/photos/1/1*.jpg"])  # leaves too few for a graph
     assert build(config) == "built"
     assert_sound(config)

@@ -102,15 +102,15 @@ class Collection(RuleBasedStateMachine):
     def remove(self, data: st.DataObject, crash: int | None) -> None:
         name = data.draw(st.sampled_from(sorted(self.known)))
         patterns = [str(self.home / "photos" / name)]
-        if self._dies(crash, lambda: forget.run(Job(self.config), patterns)):
+        if self._dies(crash, lambda: forget.remove_named(Job(self.config), patterns)):
             with suppress(VesearchError):  # the run that died had removed it
-                forget.run(Job(self.config), patterns)
+                forget.remove_named(Job(self.config), patterns)
         del self.known[name]
 
     @rule(crash=st.none() | st.integers(0, 40))
     def compact(self, crash: int | None) -> None:
-        if self._dies(crash, lambda: compact.run(Job(self.config))):
-            compact.run(Job(self.config))
+        if self._dies(crash, lambda: compact.compact_store(Job(self.config))):
+            compact.compact_store(Job(self.config))
         live = set(self.known.values())
         self.ids = {seed: image for seed, image in self.ids.items() if seed in live}
 

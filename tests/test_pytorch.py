@@ -186,10 +186,10 @@ def test_code_in_a_checkpoint_is_not_run(state: Tensors, tmp_path: Path) -> None
     assert "torch.save(model.state_dict(), 'weights.pth')" in message
     (tmp_path / "net.pth").write_bytes(pickle.dumps(_Trap(sprung)))
     with pytest.raises(ModelError, match=r"net\.pth: "):
-        pytorch.read(tmp_path / "net.pth")
+        pytorch.read_checkpoint(tmp_path / "net.pth")
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "net.pth")
     with pytest.raises(ModelError, match="TorchScript"):
-        pytorch.read(tmp_path / "net.pth")
+        pytorch.read_checkpoint(tmp_path / "net.pth")
     assert not sprung.exists()
 
 

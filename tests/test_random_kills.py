@@ -98,7 +98,7 @@ def test_a_query_during_any_of_it_answers_from_a_consistent_state(tmp_path: Path
         draw(photos / f"{name}.png", seed, mtime_s=seed)
     pipeline.ingest(config, [photos])
     pipeline.run_stages(config, ("fit-pca", "build-ngt"), ())
-    forget.run(Job(config), [str(photos / "f.png")])
+    forget.remove_named(Job(config), [str(photos / "f.png")])
     (photos / "f.png").unlink()
     writer = servers.Process(target=_lead_a_life, args=(tmp_path, size(8, 80)))
     writer.start()
@@ -126,7 +126,7 @@ def test_a_second_writer_is_refused_with_the_first_ones_number(tmp_path: Path) -
         for command in (
             lambda: pipeline.ingest(config, [photos]),
             lambda: pipeline.run_stages(config, ("fit-pca", "build-ngt"), ()),
-            lambda: forget.run(Job(config), [str(photos)]),
+            lambda: forget.remove_named(Job(config), [str(photos)]),
             lambda: test_crash.compacted(tmp_path),
         ):
             with pytest.raises(StoreLockedError, match=r"written by process \d+; wait"):

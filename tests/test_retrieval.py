@@ -15,7 +15,7 @@ from tests.photos import photo
 from vesearch.cli.main import main
 from vesearch.errors import ConfigError
 from vesearch.evaluation import metrics
-from vesearch.evaluation.labels import read
+from vesearch.evaluation.labels import read_labels
 
 
 def hits(text: str) -> np.ndarray:
@@ -81,13 +81,13 @@ def test_the_interval_holds_the_mean_and_draws_whole_labels() -> None:
 def test_mistakes_in_labels(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(ConfigError, match=message):
-        read(tmp_path / "labels.csv")
+        read_labels(tmp_path / "labels.csv")
 
 
 def test_labels_are_read(tmp_path: Path) -> None:
     text = "\ufeffpath,label,more,x0,y0,x1,y1\nä/a.png,a cat,?,1,2.5,3,4\nb.png,dog,,,,,\n"
     (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
-    cat, dog = read(tmp_path / "labels.csv")
+    cat, dog = read_labels(tmp_path / "labels.csv")
     assert cat.path == tmp_path / "ä" / "a.png" and cat.box_xyxy == (1, 2.5, 3, 4)
     assert dog.label == "dog" and dog.box is None
 

@@ -52,7 +52,7 @@ def rescan(quick: Config, photos: Path) -> Scan:
         job = Job(quick)
         with job.store.lock():
             job.open_for_writing()
-            found = scan.run(job, folders or (photos,))
+            found = scan.scan_folders(job, folders or (photos,))
         return [os.path.relpath(os.fsdecode(path), photos) for path in found.seen]
 
     return scanned

@@ -183,12 +183,12 @@ def test_an_interrupted_run_goes_on_where_it_was(
 
 
 def test_held_out_photos_are_left_out(data: Path) -> None:
-    kept = photos.read(data / "squares", complete="photo", held_out=True)
+    kept = photos.read_photos(data / "squares", complete="photo", held_out=True)
     assert [p.name for p in kept] == ["6.png", "7.png"]
 
 
 def test_a_scene_depends_on_its_seed_alone_and_masks_what_it_shows(data: Path) -> None:
-    read = list(photos.read(data / "squares", complete="photo", held_out=False))
+    read = list(photos.read_photos(data / "squares", complete="photo", held_out=False))
     even = np.full(len(read), 1 / len(read))
     one, two = (scenes.make(read, even, 128, ZOOM, np.random.default_rng(3)) for _ in range(2))
     assert (one.pixels == two.pixels).all() and (one.masks == two.masks).all()
@@ -200,7 +200,7 @@ def test_a_scene_depends_on_its_seed_alone_and_masks_what_it_shows(data: Path) -
 
 @pytest.mark.parametrize("complete", ["subject", "nothing"])
 def test_what_is_not_annotated_is_no_background(data: Path, complete: str) -> None:
-    read = list(photos.read(data / "squares", complete=complete, held_out=False))
+    read = list(photos.read_photos(data / "squares", complete=complete, held_out=False))
     scene = scenes.make(read, np.full(3, 1 / 3), 128, ZOOM, np.random.default_rng(1))
     width, height = scene.complete_xyxy[2:] - scene.complete_xyxy[:2]
     assert width * height < 128 * 128 * 0.6
@@ -214,10 +214,10 @@ def test_the_shipped_recipes_are_what_the_weights_were_made_with() -> None:
     from vesearch.checkpoints import tensorfile
 
     about = tensorfile.read_metadata(WEIGHTS)
-    shipped = recipe.read(ROOT / "pipelines" / "training" / "segmenter_backbone.yaml")
+    shipped = recipe.read_recipe(ROOT / "pipelines" / "training" / "segmenter_backbone.yaml")
     assert json.loads(about["recipe"]) == json.loads(json.dumps(asdict(shipped)))
     first = json.loads(json.loads(about["started_from"])["recipe"])
-    shipped = recipe.read(ROOT / "pipelines" / "training" / "segmenter.yaml")
+    shipped = recipe.read_recipe(ROOT / "pipelines" / "training" / "segmenter.yaml")
     assert first == {k: v for k, v in json.loads(json.dumps(asdict(shipped))).items() if k in first}
 
 
@@ -251,4 +251,4 @@ def test_a_second_run_starts_from_the_weights_of_a_first(data: Path, tmp_path: P
 def test_mistakes_in_recipes(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
-        recipe.read(tmp_path / "recipe.yaml")
+        recipe.read_recipe(tmp_path / "recipe.yaml")

@@ -169,14 +169,14 @@ def test_the_registry_makes_one_from_a_path(r18: Path) -> None:
     images = np.zeros((3, 224, 224, 3), np.uint8)
     embeddings = EMBEDDERS.create("simclr", weights=r18).embed(images)
     assert embeddings.shape == (3, 512) and embeddings.dtype == np.float32
-    assert SimCLR.check().startswith("safetensors ")
+    assert SimCLR.library().startswith("safetensors ")
 
 
 def test_facts_come_without_torch(r18: Path) -> None:
     script = (
         "import sys; from vesearch.embedders import EMBEDDERS\n"
         f"made = EMBEDDERS.create('simclr', weights={str(r18)!r})\n"
-        "print(made.dim, len(made.weights_digest), made.check(), 'torch' in sys.modules)"
+        "print(made.dim, len(made.weights_digest), made.library(), 'torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -216,7 +216,7 @@ def test_a_missing_library_names_its_package(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(tensorfile.metadata, "version", missing)
     with pytest.raises(MissingPackageError, match="pip install safetensors"):
-        SimCLR.check()
+        SimCLR.library()
 
 
 def test_torch_pads_an_even_side_on_both_ends() -> None:

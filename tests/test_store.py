@@ -33,7 +33,7 @@ from vesearch.store.rows import (
     VectorRows,
     same_rows,
 )
-from vesearch.store.shards import Store, fingerprint
+from vesearch.store.shards import Store, fingerprint_of
 from vesearch.system import files
 
 SETTINGS = {"images.max_side": 1024, "detect.detector": "whole"}
@@ -110,7 +110,7 @@ EVERY_KIND: dict[str, Rows] = {
 @pytest.mark.parametrize("name", EVERY_KIND)
 def test_rows_come_back_as_they_were(made: Store, name: str) -> None:
     rows = EVERY_KIND[name]
-    made.write(3, rows, "stamp")
+    made.write(3, rows, "fingerprint")
     back = made.read(type(rows), 3)
     assert same_rows(back, rows)
     for field in fields(rows):
@@ -129,7 +129,7 @@ def test_rows_that_differ_are_told_apart() -> None:
 
 
 def test_named_columns_alone_are_read(made: Store) -> None:
-    made.write(0, entity_rows([2, 1]), "stamp")
+    made.write(0, entity_rows([2, 1]), "fingerprint")
     rows = made.read(EntityRows, 0, "counts", "image_errors")
     assert rows.counts.tolist() == [2, 1] and rows.image_errors == (None, None)
     assert len(rows.boxes_xyxy) == len(rows.masks) == 0
@@ -137,7 +137,7 @@ def test_named_columns_alone_are_read(made: Store) -> None:
 
 def test_shards_are_listed_in_order_and_by_kind(made: Store) -> None:
     for shard in (11, 2, 0):
-        made.write(shard, CropRows((b"x",)), "stamp")
+        made.write(shard, CropRows((b"x",)), "fingerprint")
     (made.path / "crops" / ".tmp-1-000001.h5").touch()
     assert made.shards("crops") == [0, 2, 11]
     assert made.shards("images") == []
@@ -153,9 +153,9 @@ def test_a_shard_is_done_only_with_its_fingerprint(made: Store) -> None:
 
 
 def test_fingerprints_tell_settings_apart_but_not_their_order() -> None:
-    assert fingerprint("a", {"x": 1, "y": 2}) == fingerprint("a", {"y": 2, "x": 1})
+    assert fingerprint_of("a", {"x": 1, "y": 2}) == fingerprint_of("a", {"y": 2, "x": 1})
     others = [("a", {"x": 1}), ("b", {"x": 1}), ("a", {"x": 2}), ("a", {"x": "1"}), ("a",)]
-    assert len({fingerprint(*parts) for parts in others}) == len(others)
+    assert len({fingerprint_of(*parts) for parts in others}) == len(others)
 
 
 # --- atomic files -----------------------------------------------------------------------------
@@ -172,10 +172,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 
 def test_a_column_that_cannot_be_written_leaves_the_old_shard(made: Store) -> None:
-    made.write(0, CropRows((b"old",)), "stamp")
+    made.write(0, CropRows((b"old",)), "fingerprint")
     columns = {"jpegs": (b"new",), "strange": np.array([object()])}
     with pytest.raises(ValueError):
-        made.write_file(made.shard_path("crops", 0), columns, "stamp")
+        made.write_file(made.shard_path("crops", 0), columns, "fingerprint")
     assert made.read(CropRows, 0).jpegs == (b"old",)
     assert [p.name for p in (made.path / "crops").iterdir()] == ["000000.h5"]
 
@@ -183,7 +183,7 @@ def test_a_column_that_cannot_be_written_leaves_the_old_shard(made: Store) -> No
 def test_a_folder_that_refuses_files_is_one_clear_error(made: Store) -> None:
     (made.path / "crops").touch()  # a file where the folder should be: refused for root too
     with pytest.raises(StoreError, match=r"cannot write .*crops/000000\.h5"):
-        made.write(0, CropRows((b"x",)), "stamp")
+        made.write(0, CropRows((b"x",)), "fingerprint")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -208,7 +208,7 @@ def test_a_store_that_is_a_file_is_one_clear_error(tmp_path: Path, place: str) -
 
 def test_settings_are_remembered(made: Store) -> None:
     assert made.settings() == SETTINGS
-    made.check(SETTINGS)
+    made.refuse_other(SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_other_settings_are_named_with_both_values(
     made: Store, change: dict[str, object], words: list[str]
 ) -> None:
     with pytest.raises(StoreMismatchError) as caught:
-        made.check(SETTINGS | change)
+        made.refuse_other(SETTINGS | change)
     assert all(word in str(caught.value) for word in [str(made.path), *words])
     assert made.settings() == SETTINGS
 
@@ -263,7 +263,7 @@ def test_damaged_settings_are_one_clear_error(made: Store, text: str) -> None:
 
 
 def test_another_schema_is_refused(made: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    made.write(0, CropRows((b"x",)), "stamp")
+    made.write(0, CropRows((b"x",)), "fingerprint")
     monkeypatch.setattr(shards, "SCHEMA", 3)  # as the next version would find this store
     with pytest.raises(StoreMismatchError, match="store format 2, this vesearch reads format 3"):
         made.settings()
@@ -281,7 +281,7 @@ def assert_damaged(made: Store, path: Path) -> None:
 
 
 def test_any_flipped_bit_is_noticed(made: Store) -> None:
-    made.write(0, entity_rows([3, 0, 1]), "stamp")
+    made.write(0, entity_rows([3, 0, 1]), "fingerprint")
     path = made.shard_path("entities", 0)
     good, rng = path.read_bytes(), np.random.default_rng(0)
     for place in [0, len(good) - 1, *rng.integers(0, len(good), 60)]:
@@ -294,7 +294,7 @@ def test_any_flipped_bit_is_noticed(made: Store) -> None:
 
 
 def test_any_truncation_is_noticed(made: Store) -> None:
-    made.write(0, entity_rows([3, 0, 1]), "stamp")
+    made.write(0, entity_rows([3, 0, 1]), "fingerprint")
     path = made.shard_path("entities", 0)
     good = path.read_bytes()
     for length in (0, 1, 511, len(good) // 2, len(good) - 5, len(good) - 4, len(good) - 1):
@@ -303,20 +303,20 @@ def test_any_truncation_is_noticed(made: Store) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not HDF5", bytes(4096)])
-def test_a_file_that_is_not_ours_is_damage_when_asked_for_its_stamp(
+def test_a_file_that_is_not_ours_is_damage_when_asked_for_its_fingerprint(
     made: Store, content: bytes
 ) -> None:
-    made.write(0, CropRows((b"x",)), "stamp")
+    made.write(0, CropRows((b"x",)), "fingerprint")
     path = made.shard_path("crops", 0)
     path.write_bytes(content)
     with pytest.raises(StoreDamagedError, match=r"crops/000000\.h5 is damaged"):
-        made.is_done("crops", 0, "stamp")
+        made.is_done("crops", 0, "fingerprint")
 
 
 def test_a_missing_shard_and_a_missing_column_are_told_apart(made: Store) -> None:
     with pytest.raises(StoreMissingError, match=r"crops/000007\.h5 is missing"):
         made.read(CropRows, 7)
-    made.write_file(made.shard_path("crops", 7), {"other": np.zeros(3)}, "stamp")
+    made.write_file(made.shard_path("crops", 7), {"other": np.zeros(3)}, "fingerprint")
     with pytest.raises(StoreDamagedError, match=r"crops/000007\.h5 is damaged"):
         made.read(CropRows, 7)
 

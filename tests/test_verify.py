@@ -48,10 +48,10 @@ def store(config: Config) -> Store:
     return Store(Path(config.run.store))
 
 
-def rewrite(store: Store, rows: Rows, shard: int = 1, stamp: str | None = None) -> None:
+def rewrite(store: Store, rows: Rows, shard: int = 1, fingerprint: str | None = None) -> None:
     """Write a table as the store itself would, under the fingerprint that it had."""
     path = store.shard_path(rows.KIND, shard)
-    store.write(shard, rows, stamp or store.stamp(path))
+    store.write(shard, rows, fingerprint or store.fingerprint(path))
 
 
 def entities(store: Store) -> EntityRows:
@@ -59,7 +59,7 @@ def entities(store: Store) -> EntityRows:
 
 
 def _other_fingerprint(store: Store) -> None:
-    rewrite(store, store.read(EmbeddingRows, 1), stamp="0123456789abcdef")
+    rewrite(store, store.read(EmbeddingRows, 1), fingerprint="0123456789abcdef")
 
 
 def _no_known_status(store: Store) -> None:
@@ -143,7 +143,7 @@ def _no_projection(store: Store) -> None:
     path = fit_pca.path_of(store)
     columns = store.read_file(path, ["mean", "components", "explained_variance", "fitted_on"])
     columns["components"] = columns["components"] * 2
-    store.write_file(path, columns, store.stamp(path))
+    store.write_file(path, columns, store.fingerprint(path))
 
 
 def _change_index(store: Store, **changes: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -151,7 +151,7 @@ def _change_index(store: Store, **changes: Callable[[np.ndarray], np.ndarray]) -
     columns = store.read_file(path, ["entity_ids", "image_ids", "keys", "pair_similarities"])
     for name, change in changes.items():
         columns[name] = change(columns[name])
-    store.write_file(path, columns, store.stamp(path))
+    store.write_file(path, columns, store.fingerprint(path))
 
 
 def _a_strange_entity(store: Store) -> None:

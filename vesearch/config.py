@@ -34,7 +34,7 @@ def _setting(
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageSettings:
     """How files are decoded, and what is refused."""
 
     max_side: int = _setting(1024, low=64, high=8192)
@@ -45,7 +45,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Detect:
+class DetectSettings:
     """How images are split into entities."""
 
     detector: str = _setting("builtin")
@@ -60,7 +60,7 @@ class Detect:
 
 
 @dataclass(frozen=True)
-class Crop:
+class CropSettings:
     """How entities are cut out."""
 
     size: int = _setting(224, low=32, high=1024)
@@ -70,7 +70,7 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class Embed:
+class EmbedSettings:
     """How crops are embedded."""
 
     embedder: str = _setting("builtin")
@@ -80,7 +80,7 @@ class Embed:
 
 
 @dataclass(frozen=True)
-class Projection:
+class ProjectionSettings:
     """How embeddings are reduced."""
 
     dim: int = _setting(128, low=1, high=4096)
@@ -89,7 +89,7 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Index:
+class IndexSettings:
     """How vectors are indexed."""
 
     backend: str = _setting("ngt")
@@ -99,14 +99,14 @@ class Index:
 
 
 @dataclass(frozen=True)
-class Query:
+class QuerySettings:
     """What a query returns."""
 
     top: int = _setting(10, low=1, high=1_000)
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSettings:
     """Where and how things run; changes no results."""
 
     store: str = _setting("./vesearch-store")
@@ -119,14 +119,14 @@ class Run:
 class Config:
     """All settings, by section; configs/default.yaml says what each one does."""
 
-    images: Images = Images()
-    detect: Detect = Detect()
-    crop: Crop = Crop()
-    embed: Embed = Embed()
-    projection: Projection = Projection()
-    index: Index = Index()
-    query: Query = Query()
-    run: Run = Run()
+    images: ImageSettings = ImageSettings()
+    detect: DetectSettings = DetectSettings()
+    crop: CropSettings = CropSettings()
+    embed: EmbedSettings = EmbedSettings()
+    projection: ProjectionSettings = ProjectionSettings()
+    index: IndexSettings = IndexSettings()
+    query: QuerySettings = QuerySettings()
+    run: RunSettings = RunSettings()
 
 
 def flatten(config: Config) -> dict[str, Scalar]:

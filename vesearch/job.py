@@ -14,7 +14,7 @@ from vesearch.embedders import EMBEDDERS, Embedder
 from vesearch.errors import ConfigError, StoreMismatchError
 from vesearch.photos import pool
 from vesearch.store.rows import ImageRows
-from vesearch.store.shards import Store, fingerprint
+from vesearch.store.shards import Store, fingerprint_of
 
 # whose settings make a store what it is, and the tables that are made with them
 _TABLES = {"images": "images", "detect": "entities", "crop": "crops", "embed": "embeddings"}
@@ -78,14 +78,14 @@ class Job:
         return {key: value for section in sections for key, value in section.items()}
 
     @cached_property
-    def stamps(self) -> dict[str, str]:
+    def fingerprints(self) -> dict[str, str]:
         """Return the fingerprint of each kind of shard; each includes the one before it."""
-        return _stamps(self.settings())
+        return _fingerprints(self.settings())
 
-    def recorded_stamps(self) -> dict[str, str]:
+    def recorded_fingerprints(self) -> dict[str, str]:
         """Return the same of what the store remembers; the models need not be there."""
         places = self.places()
-        return _stamps({k: v for k, v in self.store.settings().items() if k not in places})
+        return _fingerprints({k: v for k, v in self.store.settings().items() if k not in places})
 
     def open_for_writing(self) -> None:
         """Create the store or check its settings; call it with the lock held."""
@@ -101,7 +101,7 @@ class Job:
         made_with, settings = self.store.settings(), self._kept("as result")
         open_ = {key for key in made_with.keys() | settings if not _binds(self.store, key)}
         # names before weights: other models' weights need not even be there
-        self.store.check(settings, ignoring={*open_, *_DIGESTS, *self.places()})
+        self.store.refuse_other(settings, ignoring={*open_, *_DIGESTS, *self.places()})
         now = self.settings() | self.places()
         for digest in set(_DIGESTS) - open_:
             if made_with.get(digest) != now[digest]:
@@ -116,20 +116,22 @@ class Job:
 
         A shard of the log without images of its own (copies, removals) has no other tables.
         """
-        stamp = self.stamps[kind]
-        open_ = [s for s in self.store.shards(upstream) if not self.store.is_done(kind, s, stamp)]
+        fingerprint = self.fingerprints[kind]
+        open_ = [
+            s for s in self.store.shards(upstream) if not self.store.is_done(kind, s, fingerprint)
+        ]
         return [s for s in open_ if upstream != ImageRows.KIND or self._has_images(s)]
 
     def _has_images(self, shard: int) -> bool:
         return len(self.store.read(ImageRows, shard, "image_ids").own(shard)) > 0
 
 
-def _stamps(settings: Mapping[str, Any]) -> dict[str, str]:
-    stamp, stamps = "", {}
+def _fingerprints(settings: Mapping[str, Any]) -> dict[str, str]:
+    fingerprint, fingerprints = "", {}
     for section, kind in _TABLES.items():
         own = {k: v for k, v in settings.items() if k.startswith(f"{section}.")}
-        stamps[kind] = stamp = fingerprint(kind, own, stamp)
-    return stamps
+        fingerprints[kind] = fingerprint = fingerprint_of(kind, own, fingerprint)
+    return fingerprints
 
 
 def _binds(store: Store, key: str) -> bool:

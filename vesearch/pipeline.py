@@ -88,7 +88,7 @@ def run_stages(
 ) -> Summary:
     """Run stages in their order over the store, holding its lock."""
     began, job, summary = time.perf_counter(), Job(config), Summary()
-    devices.check(config.run.device)
+    devices.validate(config.run.device)
     if "scan" not in stages:
         job.store.settings()  # there must be a store
     elif not job.store.exists():
@@ -103,9 +103,9 @@ def run_stages(
         else:
             found = _single_stages(job, stages, folders, summary)
         if "fit-pca" in stages:
-            summary.fitted = fit_pca.run(job, refit=refit)
+            summary.fitted = fit_pca.fit_projection(job, refit=refit)
         if "build-ngt" in stages:
-            summary.built = build_index.run(job)
+            summary.built = build_index.update_index(job)
             summary.index = build_index.facts(job.store)
         if found is not None:
             catalog = Catalog.of(job.store)
@@ -161,22 +161,22 @@ def _single_stages(
 ) -> scan.Found | None:
     found = None
     if "scan" in stages:
-        found = scan.run(job, folders)
+        found = scan.scan_folders(job, folders)
         summary.unchanged = len(found.seen) - len(found.candidates)
     if "detect" in stages:
-        summary.images = detect.run(job)
+        summary.images = detect.detect_pending(job)
     if "crop" in stages:
-        summary.entities = crop.run(job)
+        summary.entities = crop.crop_pending(job)
     if "embed" in stages:
-        summary.entities = embed.run(job)
+        summary.entities = embed.embed_pending(job)
     return found
 
 
 def _stream(job: Job, folders: Sequence[Path], summary: Summary, sync: Sync) -> scan.Found:
     """Finish the shards that an interruption left open, then stream the new files."""
-    summary.images += detect.run(job)
-    crop.run(job)
-    summary.entities += embed.run(job)
+    summary.images += detect.detect_pending(job)
+    crop.crop_pending(job)
+    summary.entities += embed.embed_pending(job)
     catalog = Catalog.of(job.store)
     found = scan.find(folders, catalog, may_be_empty=sync == "forced")
     if sync == "careful":
@@ -195,7 +195,7 @@ def _stream(job: Job, folders: Sequence[Path], summary: Summary, sync: Sync) -> 
             summary.copies += log.rows().statuses.count("duplicate")
     if sync != "no":  # after the new files: a file that was moved is known at its new path by now
         gone = forget.vanished(folders, catalog, found)
-        forget.log_removed(job, gone, catalog, job.stamps["images"])
+        forget.log_removed(job, gone, catalog, job.fingerprints["images"])
         summary.forgotten = len(gone)
     return found
 
@@ -246,10 +246,10 @@ def _commit(
     job: Job, log: scan.ShardLog, tables: tuple[EntityRows, CropRows, EmbeddingRows]
 ) -> None:
     """Commit a shard's tables in the order of the stages, as these would have."""
-    job.store.write(log.shard, log.rows(), job.stamps["images"])
+    job.store.write(log.shard, log.rows(), job.fingerprints["images"])
     if len(tables[0].image_ids):
         for rows in tables:
-            job.store.write(log.shard, rows, job.stamps[rows.KIND])
+            job.store.write(log.shard, rows, job.fingerprints[rows.KIND])
 
 
 def _return_memory() -> None:

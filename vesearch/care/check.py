@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vesearch.care import check_vectors
-from vesearch.care.problems import Problem, read, reason
+from vesearch.care.problems import Problem, read_table, reason
 from vesearch.errors import StoreError, StoreMissingError
 from vesearch.job import Job
 from vesearch.store.catalog import Catalog
@@ -28,14 +28,14 @@ TABLES: tuple[type[Rows], ...] = (ImageRows, EntityRows, CropRows, EmbeddingRows
 _STATUSES = {"ok", "duplicate", "unreadable", "too_large", "removed", "lost"}
 
 
-def check(job: Job) -> Iterator[Problem]:
+def find_problems(job: Job) -> Iterator[Problem]:
     """Yield what is wrong: every file, count, id, fingerprint, digest and index entry is checked.
 
     What is merely not done yet (open shards, an index that is behind) is not wrong.
     """
     store = job.store
     try:
-        stamps = job.recorded_stamps()
+        fingerprints = job.recorded_fingerprints()
     except StoreError as err:
         yield Problem(store.path / "store.json", reason(err, store.path / "store.json"), "settings")
         return
@@ -44,12 +44,12 @@ def check(job: Job) -> Iterator[Problem]:
     images = _Images()
     with bar("verify", total=len(shards), unit="shard") as progress:
         for shard in shards:
-            yield from _check_log(store, shard, stamps, images)
-            yield from _check_shard(store, shard, stamps)
+            yield from _check_log(store, shard, fingerprints, images)
+            yield from _check_shard(store, shard, fingerprints)
             progress.update()
     yield from images.problems(store)
     yield from _check_catalog(store)
-    yield from check_vectors.check(job)
+    yield from check_vectors.find_vector_problems(job)
 
 
 def _lost_shards(store: Store, shards: list[int]) -> Iterator[Problem]:
@@ -98,10 +98,10 @@ class _Images:
 
 
 def _check_log(
-    store: Store, shard: int, stamps: dict[str, str], images: _Images
+    store: Store, shard: int, fingerprints: dict[str, str], images: _Images
 ) -> Iterator[Problem]:
     """Check one shard of the log by itself."""
-    rows = read(store, ImageRows, shard, stamps[ImageRows.KIND])
+    rows = read_table(store, ImageRows, shard, fingerprints[ImageRows.KIND])
     if rows is None:
         return  # among the lost ones
     if isinstance(rows, Problem):
@@ -117,7 +117,7 @@ def _check_log(
             yield Problem(path, f"row {row} has the digest {digest!r}", ImageRows.KIND, shard)
 
 
-def _check_shard(store: Store, shard: int, stamps: dict[str, str]) -> Iterator[Problem]:
+def _check_shard(store: Store, shard: int, fingerprints: dict[str, str]) -> Iterator[Problem]:
     """Check the tables of one shard, each by itself and against its entities."""
     later = False
     for table in reversed(TABLES[1:]):  # a table is made after the one before it
@@ -125,7 +125,10 @@ def _check_shard(store: Store, shard: int, stamps: dict[str, str]) -> Iterator[P
         if later and not path.exists():
             yield Problem(path, "is missing", table.KIND, shard)
         later |= path.exists()
-    found = [read(store, t, shard, stamps[t.KIND]) for t in (EntityRows, CropRows, EmbeddingRows)]
+    found = [
+        read_table(store, t, shard, fingerprints[t.KIND])
+        for t in (EntityRows, CropRows, EmbeddingRows)
+    ]
     yield from (rows for rows in found if isinstance(rows, Problem))
     entities, *others = found
     if not isinstance(entities, EntityRows):
@@ -144,7 +147,7 @@ def _check_shard(store: Store, shard: int, stamps: dict[str, str]) -> Iterator[P
 
 def _without_row(store: Store, entities: EntityRows, shard: int) -> str | None:
     """Return which image of the log an entities table does not have."""
-    log = read(store, ImageRows, shard, None)
+    log = read_table(store, ImageRows, shard, None)
     if not isinstance(log, ImageRows):
         return None  # named before
     missing = set(log.image_ids[log.own(shard)].tolist()) - set(entities.image_ids.tolist())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vesearch.care.problems import Problem, read, reason
+from vesearch.care.problems import Problem, read_table, reason
 from vesearch.errors import StoreError, StoreMissingError
 from vesearch.job import Job
 from vesearch.projection import Projection
@@ -19,7 +19,7 @@ from vesearch.store.shards import Store
 _NEAR = 1e-3  # vectors agree to this: NGT normalises them anew, other processors round otherwise
 
 
-def check(job: Job) -> Iterator[Problem]:
+def find_vector_problems(job: Job) -> Iterator[Problem]:
     """Yield what is wrong with the projection, the vectors and the index."""
     yield from _check_projection(job)
     yield from _check_index(job.store)
@@ -30,7 +30,7 @@ def _check_projection(job: Job) -> Iterator[Problem]:
     store, path = job.store, fit_pca.path_of(job.store)
     try:
         projection = fit_pca.load(store)
-        stamp = build_index.vectors_stamp(job, projection)
+        fingerprint = build_index.vectors_fingerprint(job, projection)
     except StoreMissingError:
         if store.shards(VectorRows.KIND):
             yield Problem(path, "is missing", "projection")
@@ -43,20 +43,20 @@ def _check_projection(job: Job) -> Iterator[Problem]:
     if not np.allclose(product, np.eye(len(product)), atol=1e-3):
         yield Problem(path, "has components that are not orthonormal", "projection")
     for shard in store.shards(VectorRows.KIND):
-        yield from _check_vectors(store, shard, projection, stamp)
+        yield from _check_vectors(store, shard, projection, fingerprint)
 
 
 def _check_vectors(
-    store: Store, shard: int, projection: Projection, stamp: str
+    store: Store, shard: int, projection: Projection, fingerprint: str
 ) -> Iterator[Problem]:
     path = store.shard_path(VectorRows.KIND, shard)
-    rows = read(store, VectorRows, shard, None)
+    rows = read_table(store, VectorRows, shard, None)
     if isinstance(rows, Problem):
         yield rows
-    embeddings = read(store, EmbeddingRows, shard, None)
+    embeddings = read_table(store, EmbeddingRows, shard, None)
     if not isinstance(rows, VectorRows) or not isinstance(embeddings, EmbeddingRows):
         return
-    if store.stamp(path) != stamp:
+    if store.fingerprint(path) != fingerprint:
         return  # of an earlier projection; build-index makes it anew
     if len(rows.vectors) != len(embeddings.embeddings):
         what = f"has {len(rows.vectors)} rows for {len(embeddings.embeddings)} embeddings"

@@ -37,7 +37,7 @@ class Compacted:
     images: int
 
 
-def run(job: Job) -> Compacted:
+def compact_store(job: Job) -> Compacted:
     """Clear away removed, replaced and lost images. Raises StoreMissingError and the like.
 
     Every file is replaced whole, and each step leaves a store that says the same: first the log
@@ -93,7 +93,7 @@ def _compact_log(
             kept.append(row)
     if len(kept) < len(paths) or tuple(paths) != rows.paths:
         slim = replace(rows, paths=tuple(paths)).take(kept)
-        store.write(shard, slim, store.stamp(store.shard_path(ImageRows.KIND, shard)))
+        store.write(shard, slim, store.fingerprint(store.shard_path(ImageRows.KIND, shard)))
     return sum(not live[row] for row in own)
 
 
@@ -139,8 +139,8 @@ def _blank(store: Store, shard: int, rows: Rows, dead: Bool) -> None:
                     blank if gone else value for value, gone in zip(values, dead, strict=True)
                 )
     if changed:
-        stamp = store.stamp(store.shard_path(rows.KIND, shard))
-        store.write(shard, replace(rows, **changed), stamp)
+        fingerprint = store.fingerprint(store.shard_path(rows.KIND, shard))
+        store.write(shard, replace(rows, **changed), fingerprint)
 
 
 def _like(dead: Bool, values: object) -> Bool:

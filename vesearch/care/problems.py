@@ -33,12 +33,14 @@ def reason(err: StoreError, path: Path) -> str:
     return re.split("; run[: ]", str(err).removeprefix(str(path)))[0].lstrip(":/ ")
 
 
-def read(store: Store, table: type[R], shard: int, stamp: str | None) -> R | Problem | None:
+def read_table(
+    store: Store, table: type[R], shard: int, fingerprint: str | None
+) -> R | Problem | None:
     """Read a table whole; None where it is not made yet."""
     path = store.shard_path(table.KIND, shard)
     try:
         rows = store.read(table, shard)
-        if stamp is not None and store.stamp(path) != stamp:
+        if fingerprint is not None and store.fingerprint(path) != fingerprint:
             what = "has the fingerprint of other settings or weights"
             return Problem(path, what, table.KIND, shard)
         return rows

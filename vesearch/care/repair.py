@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vesearch.care.check import TABLES, check
+from vesearch.care.check import TABLES, find_problems
 from vesearch.care.problems import Problem
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
 from vesearch.job import Job
@@ -53,7 +53,7 @@ def verify(job: Job, *, repair: bool = False) -> Verified:
     """Check a store and, where asked, repair it. Raises StoreMissingError where there is none."""
     if not any(job.store.shards(table.KIND) for table in TABLES):
         job.store.settings()
-    found = left = tuple(check(job))
+    found = left = tuple(find_problems(job))
     files = sum(1 for path in job.store.path.rglob("*") if path.is_file())
     if not repair or not found:
         return Verified(files, found, left)
@@ -61,11 +61,11 @@ def verify(job: Job, *, repair: bool = False) -> Verified:
         if any(problem.kind == "settings" for problem in found):
             _mend_settings(job)
         before = _lost(job.store)
-        left = tuple(check(job))
+        left = tuple(find_problems(job))
         for _ in range(_ROUNDS):
             if left:
                 _mend(job, left)
-                left = tuple(check(job))
+                left = tuple(find_problems(job))
         return Verified(files, found, left, _lost(job.store) - before)
 
 
@@ -78,9 +78,9 @@ def _lost(store: Store) -> int:
 
 def _mend_settings(job: Job) -> None:
     """Write store.json anew, if the settings given now are those of the tables."""
-    for kind, stamp in job.stamps.items():
+    for kind, fingerprint in job.fingerprints.items():
         for shard in job.store.shards(kind):
-            if job.store.stamp(job.store.shard_path(kind, shard)) != stamp:
+            if job.store.fingerprint(job.store.shard_path(kind, shard)) != fingerprint:
                 raise StoreDamagedError(
                     f"{job.store.path}/store.json is damaged, and the store was made with other "
                     "settings than these: add the --config and --set that it was made with"
@@ -92,20 +92,20 @@ def _mend_settings(job: Job) -> None:
 def _mend(job: Job, problems: Sequence[Problem]) -> None:
     """Remove what is wrong and let the stages fill the gaps."""
     store, kinds = job.store, {problem.kind for problem in problems}
-    stamp = job.recorded_stamps()[ImageRows.KIND]
+    fingerprint = job.recorded_fingerprints()[ImageRows.KIND]
     for problem in problems:
         if problem.shard is not None and problem.kind == ImageRows.KIND:
-            _mend_log(store, problem.shard, stamp)
+            _mend_log(store, problem.shard, fingerprint)
         elif problem.shard is not None:
             for kind in _WITH[problem.kind]:
                 store.drop(kind, problem.shard)
     if ImageRows.KIND in kinds:
-        _let_go_of_strangers(store, stamp)
+        _let_go_of_strangers(store, fingerprint)
     Catalog.forget_kept(store)
     job.open_for_writing()
-    detect.run(job)
-    crop.run(job)
-    embed.run(job)
+    detect.detect_pending(job)
+    crop.crop_pending(job)
+    embed.embed_pending(job)
     Catalog.of(store).keep(store)
     searchable = fit_pca.path_of(store).exists() or (store.path / "index").exists()
     if searchable and kinds != {"catalog"}:
@@ -124,28 +124,28 @@ def _mend_index(job: Job, kinds: set[str]) -> None:
     if "index" in kinds:
         remove(job.store.path / "index" / "current")
     try:
-        fit_pca.run(job)
-        build_index.run(job)
+        fit_pca.fit_projection(job)
+        build_index.update_index(job)
     except StoreMissingError:  # no entities are left
         remove(job.store.path / "index")
 
 
-def _mend_log(store: Store, shard: int, stamp: str) -> None:
+def _mend_log(store: Store, shard: int, fingerprint: str) -> None:
     """Restore a shard of the log from what was kept of it; else let go of its images.
 
     These are found anew, under other ids, by the next ingest of their folders.
     """
     rows = _restored(store, shard)
     if rows is not None:
-        store.write(shard, rows, stamp)
+        store.write(shard, rows, fingerprint)
         return
     for kind in _WITH["entities"]:
         store.drop(kind, shard)
     # empty, it keeps the number from being used twice
-    store.write(shard, scan.ShardLog(shard, Catalog()).rows(), stamp)
+    store.write(shard, scan.ShardLog(shard, Catalog()).rows(), fingerprint)
 
 
-def _let_go_of_strangers(store: Store, stamp: str) -> None:
+def _let_go_of_strangers(store: Store, fingerprint: str) -> None:
     """Log paths as lost whose image no shard has: copies of what could not be restored."""
     catalog, own = Catalog(), set[int]()
     for shard in store.shards(ImageRows.KIND):
@@ -157,7 +157,7 @@ def _let_go_of_strangers(store: Store, stamp: str) -> None:
         if place.image_id >= 0 and place.image_id not in own:
             log.drop(path, lost=(None, "the shard that had its image was damaged"))
     if len(log):
-        store.write(log.shard, log.rows(), stamp)
+        store.write(log.shard, log.rows(), fingerprint)
 
 
 def _restored(store: Store, shard: int) -> ImageRows | None:

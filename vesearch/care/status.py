@@ -35,7 +35,7 @@ class Status:
     settings: dict[str, Any]
 
 
-def read(job: Job) -> Status:
+def status_of(job: Job) -> Status:
     """Read a store's status. Raises StoreMissingError or StoreMismatchError."""
     job.open_for_reading()
     catalog = Catalog.of(job.store)

@@ -33,7 +33,7 @@ class Backbone:
     read: Callable[[str], Float32]
     kernels_hwio: bool
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Raise ModelError that names the first tensor that does not fit."""
         for name, shape in resnet.tensor_shapes(self.architecture).items():
             theirs = self.names[name]

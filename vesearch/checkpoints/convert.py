@@ -54,7 +54,7 @@ def convert(
     _check_out(out, source, overwrite=overwrite)
     try:
         backbone = _open(source)
-        backbone.check()
+        backbone.validate()
         architecture = _normalised(backbone.architecture, normalise)
         shapes = resnet.tensor_shapes(architecture)
         name = printable(source.path.name)[: converted.LONGEST_SOURCE]
@@ -99,7 +99,7 @@ def _open(source: _Source) -> Backbone:
         return variables.find(tensorflow.Bundle(source.path))
     if source.kind == "safetensors" and converted.is_converted(source.path):
         raise ModelError("it is converted already")
-    return pytorch.find(pytorch.read(source.path))
+    return pytorch.find(pytorch.read_checkpoint(source.path))
 
 
 def _normalised(architecture: Architecture, normalise: str | None) -> Architecture:

@@ -129,7 +129,7 @@ def load(path: Path, header: Header) -> dict[str, torch.Tensor]:
 
     from vesearch.networks import resnet
 
-    tensors = tensorfile.read(path)
+    tensors = tensorfile.read_tensors(path)
     shapes = resnet.tensor_shapes(header.architecture)
     for name in [*shapes, *tensors]:
         if name not in tensors or name not in shapes:

@@ -64,13 +64,13 @@ class _Candidate(NamedTuple):
     numbered: bool
 
 
-def read(path: Path) -> object:
+def read_checkpoint(path: Path) -> object:
     """Return what a PyTorch or .safetensors file holds, tensors left on the disk where possible.
 
     Raises ModelError that names the file, also when it holds objects that are not weights.
     """
     if path.suffix == ".safetensors":
-        return tensorfile.read(path)
+        return tensorfile.read_tensors(path)
     ignored: list[Any] = [
         type(name.rpartition(".")[2], (_Ignored,), {"__module__": name.rpartition(".")[0]})
         for name in _IGNORED

@@ -72,7 +72,7 @@ def _end(entry: object) -> int:
     raise ModelError("a tensor has no place")
 
 
-def read(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Return a file's tensors, read from the disk as they are used. Raises ModelError."""
     library()
     import safetensors

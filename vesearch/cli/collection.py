@@ -25,7 +25,7 @@ def remove(common: Common, patterns: tuple[str, ...]) -> None:
     from vesearch.job import Job
     from vesearch.stages import forget
 
-    for path in forget.run(Job(common.load()), patterns):
+    for path in forget.remove_named(Job(common.load()), patterns):
         click.echo(report.shown(path))
 
 
@@ -41,7 +41,7 @@ def compact(common: Common) -> None:
     from vesearch.cli import report
     from vesearch.job import Job
 
-    click.echo(report.compacted_text(compact.run(Job(common.load()))))
+    click.echo(report.compacted_text(compact.compact_store(Job(common.load()))))
 
 
 @click.command()

@@ -86,7 +86,7 @@ def retrieval(common: Common, labels: Path, as_json: bool, out: Path | None, for
 
     config = common.load()
     if out is not None:
-        asked = [labels, *(row.path for row in tables.read(labels))]
+        asked = [labels, *(row.path for row in tables.read_labels(labels))]
         picture.check_targets([out], asked=asked, store=Store(Path(config.run.store)), force=force)
     found = retrieval.evaluate(config, labels)
     if out is not None:

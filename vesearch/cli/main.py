@@ -17,7 +17,7 @@ from vesearch.cli.collection import compact, export, remove, verify
 from vesearch.cli.evaluate import evaluate
 from vesearch.cli.models import models
 from vesearch.cli.options import SKIPPED, Common, with_options
-from vesearch.config import Query
+from vesearch.config import QuerySettings
 from vesearch.errors import VesearchError
 from vesearch.system.interrupts import TerminatedError, delivered
 from vesearch.system.printable import PrintableFormatter, printable
@@ -191,7 +191,9 @@ def run(common: Common, pipeline: Path, folders: tuple[Path, ...]) -> None:
 @main.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--entity", type=int, metavar="N", help="Search for entity N of each image.")
-@click.option("--top", type=int, metavar="K", help=f"Matches wanted.  [default: {Query().top}]")
+@click.option(
+    "--top", type=int, metavar="K", help=f"Matches wanted.  [default: {QuerySettings().top}]"
+)
 @click.option("--all-entities", is_flag=True, help="More than one match per photo.")
 @click.option("--include-self", is_flag=True, help="Matches in the query photo and its copies too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
@@ -254,7 +256,7 @@ def status(common: Common, as_json: bool) -> None:
     from vesearch.cli import report
     from vesearch.job import Job
 
-    state = status.read(Job(common.load()))
+    state = status.status_of(Job(common.load()))
     click.echo(report.status_json(state) if as_json else report.status_text(state))
 
 

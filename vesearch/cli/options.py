@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from vesearch.config import Config, Run
+from vesearch.config import Config, RunSettings
 from vesearch.errors import StoreDamagedError
 
 SKIPPED = 3  # exit code: finished, but some images were skipped
@@ -69,7 +69,7 @@ _OPTIONS = (
         "--store",
         envvar="VESEARCH_STORE",
         metavar="FOLDER",
-        help=f"Where the collection is kept.  [default: {Run().store}]",
+        help=f"Where the collection is kept.  [default: {RunSettings().store}]",
     ),
     click.option(
         "--config",
@@ -85,7 +85,7 @@ _OPTIONS = (
         "--device",
         envvar="VESEARCH_DEVICE",
         metavar="auto|cpu|cuda[:i]",
-        help=f"Where the networks run.  [default: {Run().device}]",
+        help=f"Where the networks run.  [default: {RunSettings().device}]",
     ),
     click.option("-v", "--verbose", is_flag=True, help="Show more, and where an error came from."),
 )

@@ -49,7 +49,7 @@ class Detectron2:
         self.device = device
 
     @staticmethod
-    def check() -> str:
+    def library() -> str:
         """Return detectron2's version. Raises MissingPackageError."""
         return f"detectron2 {detectron2_model.version()}"
 
@@ -57,7 +57,7 @@ class Detectron2:
     def weights_digest(self) -> str:
         """Digest of the weights and, for a config file, of all its settings."""
         local = Path(self.model).expanduser().is_file()
-        what = self._recipe.text if local else self.model
+        what = self._config.text if local else self.model
         parts = f"{_VERSION} {what} {sha256(self._weights)}"
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
@@ -78,8 +78,8 @@ class Detectron2:
         return [found[i] for i in range(len(images))]
 
     @cached_property
-    def _recipe(self) -> detectron2_model.Recipe:
-        return detectron2_model.read(self.model)
+    def _config(self) -> detectron2_model.ModelConfig:
+        return detectron2_model.read_config(self.model)
 
     @cached_property
     def _weights(self) -> Path:
@@ -87,7 +87,7 @@ class Detectron2:
             return zoo.locate("detectron2", self.weights)
         if not Path(self.model).expanduser().is_file():
             return _published(detectron2_model.checkpoint_url(self.model))
-        named = self._recipe.weights
+        named = self._config.weights
         if not named:
             raise ModelError(f"{self.model} names no weights: give them with detect.weights")
         return _published(named) if "://" in named else zoo.locate("detectron2", named)
@@ -95,7 +95,7 @@ class Detectron2:
     @cached_property
     def _loaded(self) -> detectron2_model.Model:
         loaded = detectron2_model.build(
-            self._recipe, self._weights, self.device, min_score=self.selection.min_score
+            self._config, self._weights, self.device, min_score=self.selection.min_score
         )
         names = (*(loaded.things or ()), *(loaded.stuff or ()))
         self.selection.check_labels(names or None)

@@ -28,7 +28,7 @@ _SIDES = (800, 1333)  # px: shortest and longest, of the zoo's COCO models
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ModelConfig:
     """A config, ready to build: a CfgNode, or a LazyConfig (is_lazy)."""
 
     config: Any
@@ -82,7 +82,7 @@ def checkpoint_url(name: str) -> str:
         raise ConfigError(f"detectron2's zoo has no trained weights for {name}") from err
 
 
-def read(name: str) -> Recipe:
+def read_config(name: str) -> ModelConfig:
     """Read a config file, or the zoo's config of that name. Raises ConfigError.
 
     A LazyConfig is a Python file and is run: use only files you trust.
@@ -93,20 +93,20 @@ def read(name: str) -> Recipe:
     try:
         with quiet():
             if path.suffix == ".py":
-                return Recipe(config.LazyConfig.load(str(path)), is_lazy=True)
-            return Recipe(_read_yaml(config, path), is_lazy=False)
+                return ModelConfig(config.LazyConfig.load(str(path)), is_lazy=True)
+            return ModelConfig(_read_yaml(config, path), is_lazy=False)
     except Exception as err:  # whatever a config file can get wrong
         raise ConfigError(f"detect.model {name} cannot be read: {_line(err)}") from err
 
 
-def build(recipe: Recipe, weights: Path, device: str, *, min_score: float = 0.0) -> Model:
+def build(about: ModelConfig, weights: Path, device: str, *, min_score: float = 0.0) -> Model:
     """Build a network and load its weights. Raises ModelError where they do not fit.
 
     min_score: instances below it need not be found; that saves most of the time on a CPU.
     """
     try:
         with quiet():
-            network = _network(recipe, devices.resolve(device), min_score)
+            network = _network(about, devices.resolve(device), min_score)
     except Exception as err:  # whatever a config file can ask for
         raise ModelError(f"detectron2 cannot build this model: {_line(err)}") from err
     with quiet():
@@ -115,8 +115,8 @@ def build(recipe: Recipe, weights: Path, device: str, *, min_score: float = 0.0)
 
     # channels-last: a tenth faster on a CPU
     network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    things, stuff = _class_names(recipe, network)
-    return Model(network, _sides(recipe), _channels(recipe, network), things, stuff)
+    things, stuff = _class_names(about, network)
+    return Model(network, _sides(about), _channels(about, network), things, stuff)
 
 
 def _import(name: str) -> Any:
@@ -161,11 +161,11 @@ def _read_yaml(config: Any, path: Path) -> Any:
     return made
 
 
-def _network(recipe: Recipe, device: str, min_score: float) -> torch.nn.Module:
-    if recipe.is_lazy:
-        made: torch.nn.Module = _import("detectron2.config").instantiate(recipe.config.model)
+def _network(about: ModelConfig, device: str, min_score: float) -> torch.nn.Module:
+    if about.is_lazy:
+        made: torch.nn.Module = _import("detectron2.config").instantiate(about.config.model)
         return made.to(device)
-    config = recipe.config.clone()
+    config = about.config.clone()
     config.defrost()
     config.MODEL.DEVICE = device
     least = [min_score, config.MODEL.ROI_HEADS.SCORE_THRESH_TEST]
@@ -210,7 +210,7 @@ def _load(network: torch.nn.Module, weights: Path) -> None:
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     """Return a weights file as detectron2's own reader would."""
     pickle = path.suffix == ".pkl"
-    data = pickled.read(path) if pickle else pytorch.read(path)
+    data = pickled.read_arrays(path) if pickle else pytorch.read_checkpoint(path)
     if not isinstance(data, dict):
         raise ModelError(f"{path} must hold a dictionary of weights, got a {type(data).__name__}")
     if not pickle or ("model" in data and "__author__" in data):
@@ -222,14 +222,14 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _class_names(
-    recipe: Recipe, network: Any
+    about: ModelConfig, network: Any
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
     """Return the names of things and stuff that the config's data set is registered with."""
-    if recipe.is_lazy:
-        names: Any = recipe.config.get("dataloader", {}).get("test", {}).get("dataset", {})
+    if about.is_lazy:
+        names: Any = about.config.get("dataloader", {}).get("test", {}).get("dataset", {})
         names = names.get("names", "") if names else ""
     else:
-        names = recipe.config.DATASETS.TEST
+        names = about.config.DATASETS.TEST
     first = names if isinstance(names, str) else (list(names) or [""])[0]
     if not first:
         return None, None
@@ -241,20 +241,20 @@ def _class_names(
     return tuple(things) if things else None, tuple(stuff) if stuff else None
 
 
-def _sides(recipe: Recipe) -> tuple[int, int]:
-    if not recipe.is_lazy:
-        shortest = int(recipe.config.INPUT.MIN_SIZE_TEST)
-        return shortest or _SIDES[0], int(recipe.config.INPUT.MAX_SIZE_TEST)
+def _sides(about: ModelConfig) -> tuple[int, int]:
+    if not about.is_lazy:
+        shortest = int(about.config.INPUT.MIN_SIZE_TEST)
+        return shortest or _SIDES[0], int(about.config.INPUT.MAX_SIZE_TEST)
     with contextlib.suppress(Exception):  # a LazyConfig may describe its data in any way
-        for step in recipe.config.dataloader.test.mapper.augmentations:
+        for step in about.config.dataloader.test.mapper.augmentations:
             if "short_edge_length" in step:
                 return int(step.short_edge_length), int(step.get("max_size", _SIDES[1]))
     return _SIDES
 
 
-def _channels(recipe: Recipe, network: Any) -> str:
-    if not recipe.is_lazy:
-        return str(recipe.config.INPUT.FORMAT)
+def _channels(about: ModelConfig, network: Any) -> str:
+    if not about.is_lazy:
+        return str(about.config.INPUT.FORMAT)
     return str(getattr(network, "input_format", None) or "BGR")
 
 

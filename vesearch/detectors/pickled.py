@@ -29,7 +29,7 @@ class _Arrays(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def read(path: Path) -> Any:
+def read_arrays(path: Path) -> Any:
     """Return what a pickle holds: numbers, texts, arrays, lists and dictionaries.
 
     Raises ModelError for anything else: such a file could run code.

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vesearch.records import Bool, Float32, UInt8
+from vesearch.records import Bool, Float32, Int64, UInt8
 
-Index = NDArray[np.int64]
 Labels = NDArray[np.int64]  # (h, w), the superpixel of every pixel: 0 … n-1, none left out
 
 _EDGE_SIGMA_PX = 1.0  # edges finer than this are texture
@@ -180,7 +179,7 @@ def merge_tree(graph: Graph, features: Float32) -> Bool:
     for i, j, px, strength in rows:
         near[i][j] = (px, strength)
 
-    def distance(i: Index, j: Index, mean_edge: Float32) -> Float32:
+    def distance(i: Int64, j: Int64, mean_edge: Float32) -> Float32:
         gap = sums[i] / share[i, None] - sums[j] / share[j, None]
         apart = np.sqrt((gap * gap).sum(1)) + mean_edge.clip(max=_EDGE_CAP) * _EDGE_PER_LAB
         ward: Float32 = share[i] * share[j] / (share[i] + share[j])

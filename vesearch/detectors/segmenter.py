@@ -73,9 +73,9 @@ class Segmenter:
     def _model(self) -> Any:
         import torch
 
-        from vesearch.detectors.segmenter_network import Network, load_tensors
+        from vesearch.detectors.segmenter_network import SegmenterNetwork, load_tensors
 
-        network = Network()
+        network = SegmenterNetwork()
         load_tensors(network, self._path)
         network.eval().requires_grad_(False)
         network.backbone.fold()

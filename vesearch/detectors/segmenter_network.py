@@ -101,7 +101,7 @@ class _MaskPredictor(nn.Module):
         return result
 
 
-class Network(MaskRCNN):  # type: ignore[misc]  # torchvision has no types
+class SegmenterNetwork(MaskRCNN):  # type: ignore[misc]  # torchvision has no types
     """Mask R-CNN with one class; its box and mask heads are small convolutions."""
 
     def __init__(self) -> None:
@@ -133,9 +133,9 @@ def is_shared(name: str) -> bool:
     return inner != name and not inner.startswith(_TAUGHT)
 
 
-def load_tensors(network: Network, path: Path) -> None:
+def load_tensors(network: SegmenterNetwork, path: Path) -> None:
     """Load exported weights. Raises ModelError for those that do not fit."""
-    tensors = {name: t.float() for name, t in tensorfile.read(path).items()}
+    tensors = {name: t.float() for name, t in tensorfile.read_tensors(path).items()}
     try:
         fit = network.load_state_dict(tensors, strict=False)
     except RuntimeError as err:
@@ -147,7 +147,7 @@ def load_tensors(network: Network, path: Path) -> None:
         raise ModelError(f"{path} does not fit the segmenter: see its tensor {odd[0]}")
 
 
-def trained_tensors(network: Network) -> dict[str, torch.Tensor]:
+def trained_tensors(network: SegmenterNetwork) -> dict[str, torch.Tensor]:
     """Return the tensors that training changes."""
     return {name: t for name, t in network.state_dict().items() if not is_shared(name)}
 

@@ -41,7 +41,7 @@ class MaskRCNN:
         self.device = device
 
     @staticmethod
-    def check() -> str:
+    def library() -> str:
         """Return torchvision's version."""
         import torchvision
 
@@ -87,7 +87,7 @@ class MaskRCNN:
         import torch
         from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 
-        tensors: Any = pytorch.read(self._weights)
+        tensors: Any = pytorch.read_checkpoint(self._weights)
         tensors = tensors.get("model", tensors)  # as torchvision's training script saves it
         last = "roi_heads.box_predictor.cls_score.weight"
         if last not in tensors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from vesearch.embedders.network import Network
+from vesearch.embedders.network import NetworkEmbedder
 from vesearch.networks import lite0
 from vesearch.records import UInt8
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Lite0(Network):
+class Lite0(NetworkEmbedder):
     """EfficientNet-Lite0, 1280-d: average pooling of the last feature map."""
 
     dim = 1280

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Network(ABC):
+class NetworkEmbedder(ABC):
     """Embeds crops in batches; a subclass brings the network.
 
     precision: "float32", "bfloat16", or "auto" (bfloat16 where it is faster).

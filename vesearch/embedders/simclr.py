@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vesearch.checkpoints import converted, tensorfile
-from vesearch.embedders.network import Network
+from vesearch.embedders.network import NetworkEmbedder
 from vesearch.errors import ConfigError
 from vesearch.networks.architecture import NORMALISATIONS
 from vesearch.records import UInt8
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _VERSION = "simclr-1"  # change it whenever the same weights may give other embeddings
 
 
-class SimCLR(Network):
+class SimCLR(NetworkEmbedder):
     """A SimCLR ResNet: the average pooling of its last feature map, before any head.
 
     weights: a file that `vesearch models convert` made; its header tells the architecture.
@@ -40,7 +40,7 @@ class SimCLR(Network):
         self.weights = weights
 
     @staticmethod
-    def check() -> str:
+    def library() -> str:
         """Return the library that reads the weights. Raises MissingPackageError."""
         return tensorfile.library()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vesearch.checkpoints import pytorch
-from vesearch.embedders.network import Network
+from vesearch.embedders.network import NetworkEmbedder
 from vesearch.errors import ModelError
 from vesearch.records import UInt8
 from vesearch.registry import did_you_mean
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _VERSION = "timm-1"  # change it whenever the same weights may give other embeddings
 
 
-class Timm(Network):
+class Timm(NetworkEmbedder):
     """A backbone of timm, without its classifier.
 
     model: timm's name, as in "vit_small_patch14_dinov2.lvd142m". weights: a file; "" means the
@@ -45,7 +45,7 @@ class Timm(Network):
         self.weights = weights
 
     @staticmethod
-    def check() -> str:
+    def library() -> str:
         """Return timm's version."""
         import timm
 
@@ -104,7 +104,7 @@ class Timm(Network):
 
     def _fill(self, model: Any, path: Path) -> None:
         """Load the weights; those of a model's authors may need timm's filter to get its names."""
-        tensors: Any = pytorch.read(path)
+        tensors: Any = pytorch.read_checkpoint(path)
         tensors = tensors.get("state_dict", tensors.get("model", tensors))
         first: object = "it holds no tensors"
         source = sys.modules[type(model).__module__]

@@ -34,7 +34,7 @@ class Label:
         return None if self.box_xyxy is None else np.array(self.box_xyxy, np.float32)
 
 
-def read(path: Path) -> list[Label]:
+def read_labels(path: Path) -> list[Label]:
     """Return the rows of a CSV file with the columns path, label and, where given, x0, y0, x1, y1.
 
     Paths are relative to the file. Raises ConfigError naming file and line.

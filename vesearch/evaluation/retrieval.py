@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from vesearch import projection
-from vesearch.config import Config, Projection
+from vesearch.config import Config, ProjectionSettings
 from vesearch.errors import ConfigError, ImageError
 from vesearch.evaluation import metrics
-from vesearch.evaluation.labels import DISTRACTOR, Label, read
+from vesearch.evaluation.labels import DISTRACTOR, Label, read_labels
 from vesearch.evaluation.segmentation import Skipped
 from vesearch.job import Job
 from vesearch.photos import decode
@@ -94,7 +94,7 @@ def evaluate(config: Config, labels: Path) -> Retrieval:
 
     Raises ConfigError.
     """
-    rows = read(labels)
+    rows = read_labels(labels)
     gallery = collect(Job(config), rows)
     try:
         return measure(gallery, rows, config.projection)
@@ -112,7 +112,7 @@ def collect(job: Job, rows: Sequence[Label]) -> Gallery:
     return collector.gallery()
 
 
-def measure(gallery: Gallery, rows: Sequence[Label], settings: Projection) -> Retrieval:
+def measure(gallery: Gallery, rows: Sequence[Label], settings: ProjectionSettings) -> Retrieval:
     """Rank the photos of a gallery for each of its queries, and count the hits.
 
     Photos are ranked by their most similar entity, as `vesearch query` does; a hit is a photo with

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from vesearch.config import Images
+from vesearch.config import ImageSettings
 from vesearch.drawing.paint import Type, printable, shorten, text
 from vesearch.errors import ImageError
 from vesearch.evaluation.retrieval import Query
@@ -49,7 +49,7 @@ def _tile(path: Path, colour: tuple[int, int, int], box: Float32 | None = None) 
     tile = Image.new("RGB", (_SIDE, _SIDE), colour)
     inner = _SIDE - 2 * _FRAME
     try:
-        frame = decode.read_frame(path, Images())
+        frame = decode.read_frame(path, ImageSettings())
     except ImageError:  # gone since
         return tile
     photo = Image.fromarray(frame.pixels)

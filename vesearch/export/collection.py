@@ -156,12 +156,12 @@ def _kept(rows: EntityRows, images: Bool, entities: Bool) -> EntityRows:
 class _Vectors:
     """The vectors tables of the current projection.
 
-    stamp: None where no vectors are wanted, or there are none.
+    fingerprint: None where no vectors are wanted, or there are none.
     behind: how many live entities came after the tables.
     """
 
     store: Store
-    stamp: str | None
+    fingerprint: str | None
     dim: int
     behind: int = 0
 
@@ -177,8 +177,8 @@ class _Vectors:
             if "npy" in formats:
                 raise
             return none
-        stamp = build_index.vectors_stamp(job, projection)
-        found = cls(job.store, stamp, len(projection.components))
+        fingerprint = build_index.vectors_fingerprint(job, projection)
+        found = cls(job.store, fingerprint, len(projection.components))
         if "npy" in formats and not any(map(found.has, job.store.shards("vectors"))):
             raise StoreMissingError(
                 f"store {job.store.path} has no vectors of its projection; "
@@ -188,7 +188,9 @@ class _Vectors:
 
     def has(self, shard: int) -> bool:
         """Tell whether a shard's table is there and of this projection."""
-        return self.stamp is not None and self.store.is_done("vectors", shard, self.stamp)
+        return self.fingerprint is not None and self.store.is_done(
+            "vectors", shard, self.fingerprint
+        )
 
     def read(self, shard: int, entities: Bool) -> Float32:
         """Return the (n, dim) vectors of some of a shard's entities; zeros: none."""
@@ -201,7 +203,7 @@ class _Vectors:
                     raise _misaligned(path, len(vectors), len(entities))
                 return vectors[entities]
         count = int(entities.sum())
-        if self.stamp is not None:
+        if self.fingerprint is not None:
             self.behind += count
         return np.zeros((count, self.dim), np.float32)
 

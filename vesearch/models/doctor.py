@@ -63,7 +63,7 @@ def _examine(registry: Registry, name: str, needed: bool, trial: Callable[[Any],
 
     def try_it() -> str:
         found = registry.load(name)
-        facts = [found.check()] if hasattr(found, "check") else []
+        facts = [found.library()] if hasattr(found, "library") else []
         if not weighty:
             start = time.perf_counter()
             result = trial(registry.create(name))

@@ -94,7 +94,7 @@ def _bring(url: str, path: Path, *, advice: str) -> Path:
     if path.is_file():
         digests = zoo.digests(url)
         try:
-            download.verify(path, sha256=digests.sha256, md5=digests.md5)
+            download.compare_digests(path, sha256=digests.sha256, md5=digests.md5)
         except DigestError as err:
             say(f"{path}: not the published file ({err}), so it is fetched anew")
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from vesearch.errors import ConfigError
 
 
-def check(device: str) -> None:
+def validate(device: str) -> None:
     """Raise ConfigError unless this is a --device value; the GPU itself is looked for later."""
     kind, colon, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and number.isdigit())):
@@ -24,7 +24,7 @@ def resolve(device: str) -> str:
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    check(device)
+    validate(device)
     kind, _, number = device.partition(":")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(f"no GPU {device!r} on this machine; use --device cpu")

@@ -80,7 +80,7 @@ class Bottleneck(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = _conv(channels, streams * channels, 3, stride=stride)
         self.bn2 = nn.BatchNorm2d(streams * channels)
-        self.select = Selection(channels) if selects else nn.Identity()
+        self.select = SelectiveKernel(channels) if selects else nn.Identity()
         self.conv3 = _conv(channels, 4 * channels, 1)
         self.bn3 = nn.BatchNorm2d(4 * channels)
 
@@ -93,7 +93,7 @@ class Bottleneck(nn.Module):
         return F.relu_(x.add_(shortcut))
 
 
-class Selection(nn.Module):
+class SelectiveKernel(nn.Module):
     """Mixes two streams of channels by weights that come from the means of both.
 
     Li et al., Selective Kernel Networks (arXiv 1903.06586); here both streams are 3x3.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from vesearch.config import Images
+from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
 from vesearch.records import Float32, Frame, UInt8
 from vesearch.system.printable import printable
@@ -58,7 +58,7 @@ def looks_like_image(path: Path) -> bool:
     return head.startswith(_MAGIC) or webp_or_avif
 
 
-def read_frame(path: Path, limits: Images) -> Frame:
+def read_frame(path: Path, limits: ImageSettings) -> Frame:
     """Read and decode one image file: EXIF-upright RGB, longest side at most limits.max_side.
 
     Raises ImageError with the status "unreadable" or "too_large".
@@ -66,7 +66,7 @@ def read_frame(path: Path, limits: Images) -> Frame:
     return decode(read_bytes(path, limits), limits)
 
 
-def read_bytes(path: Path, limits: Images) -> bytes:
+def read_bytes(path: Path, limits: ImageSettings) -> bytes:
     """Read a whole regular file that nobody is writing to. Raises ImageError."""
     try:
         _check(path.stat(), limits)  # before it is opened: opening a device may do something
@@ -94,7 +94,7 @@ def _opened(path: Path) -> io.FileIO:
     return io.FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
 
 
-def _check(info: os.stat_result, limits: Images) -> None:
+def _check(info: os.stat_result, limits: ImageSettings) -> None:
     if not stat.S_ISREG(info.st_mode):  # a pipe would block, a device never ends
         raise ImageError("not a regular file")
     if info.st_size > limits.max_bytes:
@@ -112,7 +112,7 @@ def _read(file: io.FileIO, most: int) -> bytes:
     return b"".join(parts)  # of a single one, no copy
 
 
-def decode(data: bytes, limits: Images) -> Frame:
+def decode(data: bytes, limits: ImageSettings) -> Frame:
     """Decode the bytes of an image file; of an animation, the first picture. Raises ImageError."""
     try:
         with _open(data, limits) as image:
@@ -131,7 +131,7 @@ def decode(data: bytes, limits: Images) -> Frame:
     return Frame(pixels, width, height, digest_of(data))
 
 
-def _open(data: bytes, limits: Images) -> ImageFile.ImageFile:
+def _open(data: bytes, limits: ImageSettings) -> ImageFile.ImageFile:
     """Identify an image by its content. Raises ImageError, and whatever Pillow raises.
 
     As Image.open does it, but without its own bound on pixels: that is one for all of a process,
@@ -151,7 +151,7 @@ def _open(data: bytes, limits: Images) -> ImageFile.ImageFile:
     raise ImageError("not an image that Pillow can identify")
 
 
-def _load(image: ImageFile.ImageFile, limits: Images) -> tuple[UInt8, tuple[int, int]]:
+def _load(image: ImageFile.ImageFile, limits: ImageSettings) -> tuple[UInt8, tuple[int, int]]:
     """Return the (h, w, 3) pixels, and the upright image's own width and height."""
     _check_size(image.size, limits)
     width, height = image.size
@@ -189,7 +189,7 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def _honest(kind: str, size: tuple[int, int], limits: Images) -> Iterator[None]:
+def _honest(kind: str, size: tuple[int, int], limits: ImageSettings) -> Iterator[None]:
     """Turn the error of a decoder that does not tell when memory runs out into a MemoryError."""
     try:
         yield
@@ -200,7 +200,7 @@ def _honest(kind: str, size: tuple[int, int], limits: Images) -> Iterator[None]:
         raise
 
 
-def _check_size(size: tuple[int, int], limits: Images) -> None:
+def _check_size(size: tuple[int, int], limits: ImageSettings) -> None:
     width, height = size
     if width * height == 0:
         raise ImageError("no pixels")
@@ -219,7 +219,7 @@ def one_line(text: str) -> str:
     return printable(line)
 
 
-def _too_much_memory(limits: Images) -> ImageError:
+def _too_much_memory(limits: ImageSettings) -> ImageError:
     text = f"decoding needs more than images.max_memory={limits.max_memory} bytes"
     return ImageError(text, status="too_large")
 

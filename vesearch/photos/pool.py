@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import vesearch
-from vesearch.config import Images
+from vesearch.config import ImageSettings
 from vesearch.errors import ImageError, VesearchError
 from vesearch.photos import decode
 from vesearch.photos.worker import LENGTH, READY
@@ -54,7 +54,7 @@ _ENVIRONMENT = {
 class Decoders:
     """Decode image files in worker processes, each replaced when it crashes or hangs."""
 
-    def __init__(self, limits: Images, workers: int) -> None:
+    def __init__(self, limits: ImageSettings, workers: int) -> None:
         self._limits = limits
         self._slots = threading.BoundedSemaphore(workers)
         self._lock = threading.Lock()
@@ -118,11 +118,11 @@ class Decoders:
         raise VesearchError(f"cannot start a process that decodes images: {reason}")
 
 
-_SHARED: dict[tuple[Images, int, int], Decoders] = {}
+_SHARED: dict[tuple[ImageSettings, int, int], Decoders] = {}
 _SHARED_LOCK = threading.Lock()
 
 
-def shared(limits: Images, workers: int) -> Decoders:
+def shared(limits: ImageSettings, workers: int) -> Decoders:
     """Return this process's decoders for these limits; they are kept until it ends."""
     key = (limits, workers, os.getpid())  # a forked child must not talk to its parent's workers
     with _SHARED_LOCK:
@@ -167,7 +167,7 @@ class _Worker:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], lifeline: io.FileIO, limits: Images
+        self, process: subprocess.Popen[bytes], lifeline: io.FileIO, limits: ImageSettings
     ) -> None:
         assert process.stdin is not None and process.stdout is not None
         self._sound = False  # false while an answer is awaited, and for good after a wrong one

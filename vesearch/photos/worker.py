@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from vesearch.config import Images
+from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
 from vesearch.photos import decode
 from vesearch.records import UInt8
@@ -32,7 +32,7 @@ def serve(lifeline: int) -> None:
     """
     answers = os.dup(1)  # a library that prints must not answer
     os.dup2(2, 1)
-    limits = Images(**json.loads(_receive() or b"{}"))
+    limits = ImageSettings(**json.loads(_receive() or b"{}"))
     decode.formats()  # imports Pillow's decoders
     warnings.simplefilter("ignore")
     # Pillow's own bound, on what an image holds inside too, is one for all of a process: it refuses
@@ -70,7 +70,7 @@ def _answer(fd: int, header: dict[str, Any], pixels: UInt8 | None = None) -> Non
             part = part[os.write(fd, part) :]
 
 
-def _decode(name: bytes, limits: Images) -> tuple[dict[str, Any], UInt8 | None]:
+def _decode(name: bytes, limits: ImageSettings) -> tuple[dict[str, Any], UInt8 | None]:
     """Return the answer about one file; an alarm ends the process when that takes too long."""
     signal.setitimer(signal.ITIMER_REAL, limits.max_seconds)
     try:
@@ -83,7 +83,7 @@ def _decode(name: bytes, limits: Images) -> tuple[dict[str, Any], UInt8 | None]:
     return {"h": h, "w": w, **sizes, "digest": frame.digest}, frame.pixels
 
 
-def _confine(limits: Images) -> None:
+def _confine(limits: ImageSettings) -> None:
     """Bound the process's memory, and let an alarm end it: that works inside C code too."""
     for kind, most in ((resource.RLIMIT_AS, limits.max_memory), (resource.RLIMIT_CORE, 0)):
         _, hard = resource.getrlimit(kind)

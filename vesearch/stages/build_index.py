@@ -23,7 +23,7 @@ from vesearch.records import Float32, Int64
 from vesearch.stages import fit_pca
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import EmbeddingRows, VectorRows
-from vesearch.store.shards import Store, fingerprint
+from vesearch.store.shards import Store, fingerprint_of
 from vesearch.system.files import read_json, remove, write_json, write_text
 from vesearch.system.progress import bar
 
@@ -70,24 +70,24 @@ class Build:
     facts: dict[str, Any]
 
 
-def run(job: Job) -> str:
+def update_index(job: Job) -> str:
     """Bring the index up to date; return "up to date", "updated" or "built".
 
     Entities that came or went are added to the current index and removed from it, unless building
     it anew is cheaper. The index in use is never touched: the new one is made beside it.
     """
     projection = fit_pca.load(job.store)
-    stamp = vectors_stamp(job, projection)
-    _project(job, projection, stamp)
-    wanted = _gather(job, projection, stamp)
+    fingerprint = vectors_fingerprint(job, projection)
+    _project(job, projection, fingerprint)
+    wanted = _gather(job, projection, fingerprint)
     if not len(wanted):
         raise StoreMissingError(
             f"store {job.store.path} has no entities to index; run: vesearch ingest FOLDER"
         )
     _warn_if_outgrown(job, len(wanted))
-    made_with = fingerprint(FORMAT, stamp, kept_settings(job.config, "index"))
+    made_with = fingerprint_of(FORMAT, fingerprint, kept_settings(job.config, "index"))
     content = hashlib.blake2b(wanted.entity_ids.tobytes() + wanted.keys.tobytes()).hexdigest()
-    made_of = fingerprint(made_with, content)
+    made_of = fingerprint_of(made_with, content)
     old = _loadable(job.store)
     if old is not None and old.facts["made_of"] == made_of:
         return "up to date"
@@ -195,31 +195,31 @@ def facts(store: Store) -> dict[str, Any]:
     return _facts(current(store))
 
 
-def vectors_stamp(job: Job, projection: Projection) -> str:
+def vectors_fingerprint(job: Job, projection: Projection) -> str:
     """Return the fingerprint of the vectors tables that a projection makes."""
     arrays = projection.mean.tobytes() + projection.components.tobytes()
-    stamp = job.recorded_stamps()["embeddings"]
-    return fingerprint(stamp, hashlib.blake2b(arrays).hexdigest())
+    fingerprint = job.recorded_fingerprints()["embeddings"]
+    return fingerprint_of(fingerprint, hashlib.blake2b(arrays).hexdigest())
 
 
-def _project(job: Job, projection: Projection, stamp: str) -> None:
+def _project(job: Job, projection: Projection, fingerprint: str) -> None:
     """Write the vectors tables that are missing."""
     shards = job.store.shards("embeddings")
-    shards = [s for s in shards if not job.store.is_done("vectors", s, stamp)]
+    shards = [s for s in shards if not job.store.is_done("vectors", s, fingerprint)]
     with bar("project", total=len(shards), unit="shard") as progress:
         for shard in shards:
             embeddings = job.store.read(EmbeddingRows, shard).embeddings.astype(np.float32)
-            job.store.write(shard, VectorRows(projection.project(embeddings)), stamp)
+            job.store.write(shard, VectorRows(projection.project(embeddings)), fingerprint)
             progress.update()
 
 
-def _gather(job: Job, projection: Projection, stamp: str) -> Gathered:
+def _gather(job: Job, projection: Projection, fingerprint: str) -> Gathered:
     """Return all live entities, in the order of their ids."""
     catalog = Catalog.of(job.store)
     ids, owners = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     parts = [np.zeros((0, len(projection.components)), np.float32)]
     for shard in job.store.shards("vectors"):
-        if job.store.is_done("vectors", shard, stamp):
+        if job.store.is_done("vectors", shard, fingerprint):
             vectors = job.store.read(VectorRows, shard).vectors
             entities, images = fit_pca.entity_rows(job.store, shard)
             if len(entities) != len(vectors):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from vesearch.config import Crop
+from vesearch.config import CropSettings
 from vesearch.job import Job
 from vesearch.records import Entities, Float32, Frame, UInt8
 from vesearch.stages import detect, scan
@@ -18,12 +18,12 @@ from vesearch.system.progress import bar
 _GREY = (127, 127, 127)  # what networks take for nothing
 
 
-def cut(frame: Frame, entities: Entities, settings: Crop) -> list[bytes]:
+def cut(frame: Frame, entities: Entities, settings: CropSettings) -> list[bytes]:
     """Return one JPEG per entity."""
     return cut_boxes(frame, entities.boxes_xyxy, settings)
 
 
-def cut_boxes(frame: Frame, boxes_xyxy: Float32, settings: Crop) -> list[bytes]:
+def cut_boxes(frame: Frame, boxes_xyxy: Float32, settings: CropSettings) -> list[bytes]:
     """Return one square JPEG per box, with what is around it; what is missing of a square is grey.
 
     The JPEG is what gets embedded, at ingest and at query alike, so that both see the same pixels.
@@ -54,16 +54,16 @@ def decode(jpegs: Sequence[bytes], size: int) -> UInt8:
     return pixels
 
 
-def run(job: Job) -> int:
+def crop_pending(job: Job) -> int:
     """Fill the missing crops tables; return how many entities were done."""
     done, pending, rereader = 0, job.pending("crops", "entities"), scan.Rereader(job)
     with bar("crop", total=sum(detect.count(job, s) for s in pending), unit="ent") as progress:
         for shard in pending:
             jpegs, lost = _cut_shard(job, rereader, shard)
             progress.update(len(jpegs))
-            if not job.store.is_done("embeddings", shard, job.stamps["embeddings"]):
+            if not job.store.is_done("embeddings", shard, job.fingerprints["embeddings"]):
                 rereader.log_lost(lost)
-            job.store.write(shard, CropRows(tuple(jpegs)), job.stamps["crops"])
+            job.store.write(shard, CropRows(tuple(jpegs)), job.fingerprints["crops"])
             done += len(jpegs)
     return done
 
@@ -88,7 +88,7 @@ def _cut_shard(
 
 
 def _region(
-    box: Float32, settings: Crop, size: tuple[int, int]
+    box: Float32, settings: CropSettings, size: tuple[int, int]
 ) -> tuple[float, float, float, float]:
     """Return what is cut out for a box, in an image of (width, height): the box and its context.
 

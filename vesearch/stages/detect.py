@@ -78,7 +78,7 @@ def from_rows(rows: EntityRows) -> Iterator[Detected]:
         yield Detected(int(image_id), entities if error is None else None, error)
 
 
-def run(job: Job) -> int:
+def detect_pending(job: Job) -> int:
     """Fill the missing entities tables; return how many images were done."""
     done, pending, rereader = 0, job.pending("entities", "images"), scan.Rereader(job)
     with bar("detect", total=sum(scan.count(job, s) for s in pending), unit="img") as progress:
@@ -91,7 +91,7 @@ def run(job: Job) -> int:
             rereader.log_lost(lost)  # first: else a kill in between would hide them for ever
             for kind in ("vectors", "embeddings", "crops"):  # row for row those of other entities
                 job.store.drop(kind, shard)
-            job.store.write(shard, to_rows(detected), job.stamps["entities"])
+            job.store.write(shard, to_rows(detected), job.fingerprints["entities"])
             done += len(detected) - len(lost)
     return done
 

@@ -29,7 +29,7 @@ def stored(embeddings: Float32) -> NDArray[np.float16]:
     return np.clip(embeddings, -65504, 65504).astype(np.float16)
 
 
-def run(job: Job) -> int:
+def embed_pending(job: Job) -> int:
     """Fill the missing embeddings tables; return how many entities were done."""
     done, size = 0, job.config.crop.size
     pending = job.pending("embeddings", "crops")
@@ -42,6 +42,6 @@ def run(job: Job) -> int:
                 parts.append(stored(embed(job.embedder, batch, size)))
                 progress.update(len(batch))
             rows = EmbeddingRows(np.concatenate(parts))
-            job.store.write(shard, rows, job.stamps["embeddings"])
+            job.store.write(shard, rows, job.fingerprints["embeddings"])
             done += len(jpegs)
     return done

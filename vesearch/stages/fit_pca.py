@@ -13,7 +13,7 @@ from vesearch.projection import Projection, fit
 from vesearch.records import Float32, Int64
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import EmbeddingRows, EntityRows
-from vesearch.store.shards import Store, fingerprint
+from vesearch.store.shards import Store, fingerprint_of
 
 _COLUMNS = ("mean", "components", "explained_variance", "fitted_on")
 
@@ -23,10 +23,10 @@ def path_of(store: Store) -> Path:
     return store.path / "projection.h5"
 
 
-def stamp_of(job: Job) -> str:
+def fingerprint_now(job: Job) -> str:
     """Return the fingerprint a projection made now would carry."""
     settings = kept_settings(job.config, "projection")
-    return fingerprint("projection", settings, job.stamps["embeddings"])
+    return fingerprint_of("projection", settings, job.fingerprints["embeddings"])
 
 
 def load(store: Store) -> Projection:
@@ -43,7 +43,7 @@ def load_from(store: Store, path: Path) -> Projection:
 
 def copy(store: Store, source: Path, target: Path) -> None:
     """Copy a projection's file: an index keeps the one that its vectors were made with."""
-    store.write_file(target, store.read_file(source, _COLUMNS), store.stamp(source))
+    store.write_file(target, store.read_file(source, _COLUMNS), store.fingerprint(source))
 
 
 def fitted_on(store: Store) -> int:
@@ -57,10 +57,10 @@ def entity_rows(store: Store, shard: int) -> tuple[Int64, Int64]:
     return rows.entity_ids(), np.repeat(rows.image_ids, rows.counts)
 
 
-def run(job: Job, *, refit: bool = False) -> bool:
+def fit_projection(job: Job, *, refit: bool = False) -> bool:
     """Fit PCA unless one with these settings is there; tell whether it was fitted now."""
-    store, stamp = job.store, stamp_of(job)
-    if not refit and path_of(store).exists() and store.stamp(path_of(store)) == stamp:
+    store, fingerprint = job.store, fingerprint_now(job)
+    if not refit and path_of(store).exists() and store.fingerprint(path_of(store)) == fingerprint:
         return False
     sample = _sample(job)
     if not len(sample):
@@ -75,7 +75,7 @@ def run(job: Job, *, refit: bool = False) -> bool:
         "explained_variance": projection.explained_variance,
         "fitted_on": np.array([len(sample)]),
     }
-    store.write_file(path_of(store), columns, stamp)
+    store.write_file(path_of(store), columns, fingerprint)
     return True
 
 

@@ -14,16 +14,16 @@ from vesearch.stages import scan
 from vesearch.store.catalog import Catalog
 
 
-def run(job: Job, patterns: Sequence[str]) -> list[str]:
+def remove_named(job: Job, patterns: Sequence[str]) -> list[str]:
     """Remove what patterns name from the collection; return the paths.
 
     Raises StoreMissingError, StoreLockedError, or VesearchError for a pattern that names nothing.
     """
-    stamp = job.recorded_stamps()["images"]  # there must be a store
+    fingerprint = job.recorded_fingerprints()["images"]  # there must be a store
     with job.store.lock():
         catalog = Catalog.of(job.store)
         paths = matching(patterns, catalog)
-        log_removed(job, paths, catalog, stamp)
+        log_removed(job, paths, catalog, fingerprint)
     return [os.fsdecode(path) for path in paths]
 
 
@@ -68,13 +68,13 @@ def matching(patterns: Sequence[str], catalog: Catalog) -> list[bytes]:
     return [path for path in known if path in named]
 
 
-def log_removed(job: Job, paths: Sequence[bytes], catalog: Catalog, stamp: str) -> None:
+def log_removed(job: Job, paths: Sequence[bytes], catalog: Catalog, fingerprint: str) -> None:
     """Log that paths are no longer in the collection."""
     log = scan.ShardLog(scan.next_shard(job.store), catalog)
     for path in paths:
         log.drop(path)
     if len(log):
-        job.store.write(log.shard, log.rows(), stamp)
+        job.store.write(log.shard, log.rows(), fingerprint)
         catalog.extend(log.shard, log.rows())
 
 

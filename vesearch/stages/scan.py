@@ -214,7 +214,7 @@ def next_shard(store: Store) -> int:
     return max((shard for kind in kinds for shard in store.shards(kind)), default=-1) + 1
 
 
-def run(job: Job, folders: Sequence[Path]) -> Found:
+def scan_folders(job: Job, folders: Sequence[Path]) -> Found:
     """Log every new or changed image file below folders, decoding each to see that it is good."""
     catalog = Catalog.of(job.store)
     found = find(folders, catalog)
@@ -224,7 +224,7 @@ def run(job: Job, folders: Sequence[Path]) -> Found:
             for candidate in group:
                 log.add(decode(candidate, job.decoders))
                 progress.update()
-            job.store.write(log.shard, log.rows(), job.stamps["images"])
+            job.store.write(log.shard, log.rows(), job.fingerprints["images"])
             catalog.extend(log.shard, log.rows())
     return found
 
@@ -271,7 +271,7 @@ class Rereader:
         for item in lost:
             for path in self.catalog.paths_of(item.image_id) or [b""]:
                 log.drop(path, lost=(item.digest, item.error))
-        self._job.store.write(log.shard, log.rows(), self._job.stamps["images"])
+        self._job.store.write(log.shard, log.rows(), self._job.fingerprints["images"])
         self.catalog.extend(log.shard, log.rows())
 
     def _reread(self, image_id: int, digest: str | None) -> Reread:

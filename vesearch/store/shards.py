@@ -58,7 +58,7 @@ for _module in (tables.attributeset, tables.atom):
     _module.pickle = _NoPickle
 
 
-def fingerprint(*parts: object) -> str:
+def fingerprint_of(*parts: object) -> str:
     """Return a short hex digest of JSON-able parts."""
     text = json.dumps(parts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -110,7 +110,7 @@ class Store:
         except OSError as err:
             raise StoreError(f"cannot write to store {self.path}: {err.strerror}") from err
 
-    def check(self, settings: Mapping[str, Any], *, ignoring: Collection[str] = ()) -> None:
+    def refuse_other(self, settings: Mapping[str, Any], *, ignoring: Collection[str] = ()) -> None:
         """Raise StoreMismatchError, naming what differs, unless it was made with these settings."""
         made_with = self.settings()
         for key in sorted((made_with.keys() | settings.keys()) - set(ignoring)):
@@ -167,12 +167,12 @@ class Store:
         found = (self.path / kind).glob("[0-9]*.h5")
         return sorted(int(path.stem) for path in found if _SHARD_FILE.fullmatch(path.name))
 
-    def is_done(self, kind: str, shard: int, stamp: str) -> bool:
+    def is_done(self, kind: str, shard: int, fingerprint: str) -> bool:
         """Tell whether a shard is committed with this fingerprint. Raises StoreDamagedError."""
         path = self.shard_path(kind, shard)
         if not path.exists():
             return False
-        if self.stamp(path) == stamp:
+        if self.fingerprint(path) == fingerprint:
             return True
         with _reading(path):  # a flipped bit in the fingerprint must not look like other settings
             return False
@@ -185,10 +185,10 @@ class Store:
         except OSError as err:
             raise StoreError(f"cannot remove {path}: {err.strerror}") from err
 
-    def write(self, shard: int, rows: Rows, stamp: str) -> None:
+    def write(self, shard: int, rows: Rows, fingerprint: str) -> None:
         """Commit one shard atomically under its fingerprint."""
         columns = {field.name: getattr(rows, field.name) for field in fields(rows)}
-        self.write_file(self.shard_path(rows.KIND, shard), columns, stamp)
+        self.write_file(self.shard_path(rows.KIND, shard), columns, fingerprint)
 
     def read(self, kind: type[R], shard: int, *columns: str) -> R:
         """Read one shard; with columns named, the others are left empty.
@@ -205,18 +205,18 @@ class Store:
 
     # --- single files -------------------------------------------------------------------------
 
-    def write_file(self, path: Path, columns: Mapping[str, Any], stamp: str) -> None:
+    def write_file(self, path: Path, columns: Mapping[str, Any], fingerprint: str) -> None:
         """Commit named columns to one HDF5 file. Raises StoreError when the disk refuses."""
         # made in memory: what the disk refuses is then told by the system, not by HDF5, which
         # would keep the file open and try again
         with deferred(), tables.open_file(_name(path), "w", **_IN_MEMORY) as file:
             file.root._v_attrs.schema = SCHEMA
-            file.root._v_attrs.fingerprint = stamp
+            file.root._v_attrs.fingerprint = fingerprint
             for name, values in columns.items():
                 _write_column(file, name, values)
             image = file.get_file_image()
         try:
-            write_bytes(path, _sealed(image, stamp))
+            write_bytes(path, _sealed(image, fingerprint))
         except OSError as err:
             raise StoreError(f"cannot write {path}: {err.strerror or err}") from err
 
@@ -228,7 +228,7 @@ class Store:
         with _reading(path) as file:
             return {name: _read_column(file, name) for name in names}
 
-    def stamp(self, path: Path) -> str:
+    def fingerprint(self, path: Path) -> str:
         """Return a file's fingerprint."""
         try:
             with path.open("rb") as file:
@@ -238,11 +238,11 @@ class Store:
             raise StoreMissingError(f"{path} is missing from the store; {_REPAIR}") from err
         except OSError as err:
             raise StoreError(f"cannot read {path}: {err.strerror}") from err
-        stamp = _stamp_in(tail)
-        if stamp is None:  # damaged, or written before there were tails
+        fingerprint = _fingerprint_in(tail)
+        if fingerprint is None:  # damaged, or written before there were tails
             with _reading(path) as whole:
                 return str(whole.root._v_attrs.fingerprint)
-        return stamp
+        return fingerprint
 
     def check_file(self, path: Path) -> None:
         """Raise StoreMissingError or StoreDamagedError unless every byte is as it was written."""
@@ -284,18 +284,18 @@ def _name(path: Path) -> str:
     return f"/dev/null/{path}"
 
 
-def _sealed(image: bytes, stamp: str) -> bytes:
+def _sealed(image: bytes, fingerprint: str) -> bytes:
     """Append to a file's bytes a tail that HDF5 ignores: its fingerprint, and a CRC-32 of all.
 
     There the fingerprint can be read without the rest; it has a CRC-32 of its own.
     """
-    text = stamp.encode()
+    text = fingerprint.encode()
     mark = text + len(text).to_bytes(1, "little") + _TAIL_MARK
     body = image + mark + _crc(mark)
     return body + _crc(body)
 
 
-def _stamp_in(tail: bytes) -> str | None:
+def _fingerprint_in(tail: bytes) -> str | None:
     """Return the fingerprint in the last bytes of a file, None where there is no whole tail."""
     mark, crc = tail[:-8], tail[-8:-4]
     end = len(mark) - len(_TAIL_MARK) - 1

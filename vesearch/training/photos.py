@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vesearch import masks
-from vesearch.config import Images
+from vesearch.config import ImageSettings
 from vesearch.photos import decode
 from vesearch.records import UInt8
 
@@ -48,7 +48,7 @@ def held_out(folder: Path) -> dict[str, Any]:
     return content
 
 
-def read(folder: Path, *, complete: str, held_out: bool) -> Iterator[Photo]:
+def read_photos(folder: Path, *, complete: str, held_out: bool) -> Iterator[Photo]:
     """Yield the photos of a folder with images/ and instances.json (COCO's format).
 
     complete: "photo": every object is annotated; "subject": the annotated parts make up one
@@ -62,7 +62,7 @@ def read(folder: Path, *, complete: str, held_out: bool) -> Iterator[Photo]:
     for entry in content["images"]:
         if held_out and is_held_out(entry["id"]):
             continue
-        pixels = decode.read_frame(folder / "images" / entry["file_name"], Images()).pixels
+        pixels = decode.read_frame(folder / "images" / entry["file_name"], ImageSettings()).pixels
         size = (entry["height"], entry["width"])
         found = annotations.get(entry["id"], [])
         objects = [masks.from_coco(a["segmentation"], size) for a in found if not a.get("iscrowd")]

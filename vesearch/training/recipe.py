@@ -53,7 +53,7 @@ class Recipe:
     seed: int = 0
 
 
-def read(path: Path) -> Recipe:
+def read_recipe(path: Path) -> Recipe:
     """Read a recipe's YAML file. Raises ConfigError naming the place."""
     content = read_yaml_mapping(path)
     listed = content.pop("sources", None)

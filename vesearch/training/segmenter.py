@@ -22,7 +22,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 import vesearch
 from vesearch.checkpoints import tensorfile
 from vesearch.config import load_config
-from vesearch.detectors.segmenter_network import Network, load_tensors, trained_tensors
+from vesearch.detectors.segmenter_network import SegmenterNetwork, load_tensors, trained_tensors
 from vesearch.evaluation import segmentation
 from vesearch.masks import box_of
 from vesearch.networks import devices, lite0
@@ -46,7 +46,9 @@ class _Scenes(Dataset[Any]):
         weights: list[float] = []
         for source in recipe.sources:
             folder = data / source.folder
-            read = list(photos.read(folder, complete=source.complete, held_out=source.held_out))
+            read = list(
+                photos.read_photos(folder, complete=source.complete, held_out=source.held_out)
+            )
             self.photos += read
             weights += [source.share / len(read)] * len(read)
         self.weights = (np.array(weights) / sum(weights)).astype(np.float64)
@@ -105,7 +107,7 @@ def _unknown(boxes: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tens
     return ignored | (inside(target["complete"][None])[:, 0] <= _INSIDE)
 
 
-def trainable(network: Network) -> Network:
+def trainable(network: SegmenterNetwork) -> SegmenterNetwork:
     """Let a network's losses leave out what is neither object nor background."""
     # the same layers and settings, with another way to label: no weights move
     network.rpn.__class__ = _Proposals
@@ -113,7 +115,9 @@ def trainable(network: Network) -> Network:
     return network
 
 
-def losses(network: Network, batch: Sequence[scenes.Scene], device: str) -> dict[str, torch.Tensor]:
+def losses(
+    network: SegmenterNetwork, batch: Sequence[scenes.Scene], device: str
+) -> dict[str, torch.Tensor]:
     """Return the losses of a batch, by name."""
     pixels = np.stack([scene.pixels for scene in batch])
     x = lite0.to_input(pixels, device)
@@ -200,7 +204,7 @@ class Run:
     def _prepare(self) -> None:
         self._step = 0
         torch.manual_seed(self.recipe.seed)
-        network = Network()
+        network = SegmenterNetwork()
         if self.start:
             load_tensors(network, self.start)
         self._network = trainable(network.to(self.device).train())
@@ -278,7 +282,7 @@ class Run:
             table.writerow(row)
 
 
-def _groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
+def _groups(network: SegmenterNetwork, recipe: Recipe) -> list[dict[str, Any]]:
     """Return the parameters as the optimizer takes them; biases and norms do not decay."""
     backbone = {id(p) for p in network.backbone.body.parameters()}
     groups: list[dict[str, Any]] = []

@@ -80,7 +80,7 @@ def fetch_known(url: str, path: Path, *, advice: str = "") -> None:
         zoo.remember_digest(url, sha256)
 
 
-def verify(path: Path, *, sha256: str | None = None, md5: str | None = None) -> str:
+def compare_digests(path: Path, *, sha256: str | None = None, md5: str | None = None) -> str:
     """Return a file's sha256 in hex. Raises DigestError unless the digests begin as given."""
     found = {"sha256": files.sha256(path)}
     if md5 is not None:
@@ -299,7 +299,7 @@ def _checked(path: Path, version: _Version, *, sha256: str | None, md5: str | No
     if md5 is None or (version.md5 or "").startswith(md5.lower()):
         md5 = version.md5 or md5  # what the server itself says of it is longer
     try:
-        return verify(_beside(path, ".part"), sha256=sha256, md5=md5)
+        return compare_digests(_beside(path, ".part"), sha256=sha256, md5=md5)
     except DigestError as err:
         _beside(path, ".part").unlink()
         _beside(path, ".part.json").unlink(missing_ok=True)
