@@ -26,7 +26,7 @@ from PIL import Image, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from vesearch import masks, projection
+from vesearch import describe, masks, projection
 from vesearch.config import Config, CropSettings, load_config
 from vesearch.detectors import Detector
 from vesearch.embedders.builtin import Lite0
@@ -38,7 +38,6 @@ from vesearch.job import Job
 from vesearch.networks import lite0
 from vesearch.photos.decode import digest_of
 from vesearch.records import Entities, Float32, Frame, UInt8
-from vesearch.stages import crop
 
 RESAMPLES = 1000
 GREY = (127, 127, 127)
@@ -67,7 +66,7 @@ class Remembered:
 
 def without_background(blurred: bool, remembered: Remembered) -> Callable[..., list[bytes]]:
     """Return a cut_boxes that leaves only what lies in the entity's mask as it is."""
-    usual = crop.cut_boxes
+    usual = describe.cut_crops
 
     def cut(frame: Frame, boxes_xyxy: Float32, settings: CropSettings) -> list[bytes]:
         image = Image.fromarray(frame.pixels)
@@ -108,7 +107,7 @@ def stretched(frame: Frame, boxes_xyxy: Float32, settings: CropSettings) -> list
     image, jpegs = Image.fromarray(frame.pixels), []
     side = (settings.size, settings.size)
     for box in boxes_xyxy * (frame.pixels.shape[1] / frame.width):
-        region = crop._region(box, settings, image.size)
+        region = describe.region_of(box, settings, image.size)
         buffer = io.BytesIO()
         cut = image.resize(side, Image.Resampling.BICUBIC, box=region, reducing_gap=2.0)
         cut.save(buffer, "JPEG", quality=settings.quality, subsampling=0)
@@ -270,7 +269,7 @@ def galleries(
         before = detector.seconds
         with ExitStack() as stack:
             if row.cut:
-                stack.enter_context(mock.patch.object(crop, "cut_boxes", row.cut(detector)))
+                stack.enter_context(mock.patch.object(describe, "cut_crops", row.cut(detector)))
             gallery = collect(job, labels)
         # as if the photos had been looked at again
         again = detector.seconds if before else 0.0

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.timing import cosines, seconds
 from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, photo
+from vesearch import describe
 from vesearch.config import Config, load_config
 from vesearch.embedders import EMBEDDERS
 from vesearch.job import Job
@@ -34,9 +35,8 @@ from vesearch.networks import devices
 from vesearch.photos.decode import read_frame
 from vesearch.pipeline import ingest, run_stages
 from vesearch.search import Searcher, Wish
-from vesearch.stages import crop, detect
 
-ENTRY = [sys.executable, "-c", "from vesearch.cli import main; main()"]
+ENTRY = [sys.executable, "-c", "from vesearch.cli.main import main; main()"]
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,18 @@ def bench_ingest(photos: Path, scratch: Path) -> Iterator[Line]:
 
     def detect_all(pictures: list, size: int) -> list:
         groups = [pictures[i : i + size] for i in range(0, len(pictures), size)]
-        return [e for group in groups for e in detect.detect(job.detector, group)]
+        return [e for group in groups for e in describe.find_entities(job.detector, group)]
 
     some = frames[:32]
     detector_batch = min((1, 2, 4, 8), key=lambda n: seconds(lambda: detect_all(some, n)))
     entities: list = []
     detect_s = seconds(lambda: entities.extend(detect_all(frames, detector_batch)))
-    jpegs = [j for f, e in zip(frames, entities, strict=True) for j in crop.cut(f, e, config.crop)]
-    crops = crop.decode(jpegs, config.crop.size)
+    jpegs = [
+        jpeg
+        for frame, found in zip(frames, entities, strict=True)
+        for jpeg in describe.cut_crops(frame, found.boxes_xyxy, config.crop)
+    ]
+    crops = describe.read_crops(jpegs, config.crop.size)
     embedders = {n: EMBEDDERS.create("builtin", batch_size=n) for n in (4, 8, 16, 32)}
     for embedder in embedders.values():
         embedder.embed(crops[:8])  # loads the weights

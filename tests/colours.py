@@ -25,6 +25,10 @@ class Colours:
     dim = 3 * SIDE * SIDE
     weights_digest = "colours"
 
+    @property
+    def computes_in(self) -> str:
+        return "float32"
+
     def embed(self, crops: UInt8) -> Float32:
         """Return the mean colours of the grid's cells, scaled to [-1, 1]."""
         n, s = len(crops), crops.shape[1]

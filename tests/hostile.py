@@ -32,7 +32,7 @@ from tests.bombs import (
     png,
 )
 from tests.test_images import laid_down, with_orientation
-from vesearch.photos import decode
+from vesearch.photos import formats
 
 IGNORED = "no row"  # not considered an image at all
 MODES = {"MSP": "1", "XBM": "1", "PALM": "P", "BLP": "P", "SPIDER": "F"}  # others take RGB
@@ -92,10 +92,10 @@ def write(folder: Path) -> list[Hostile]:
 def _formats() -> Iterator[Row]:
     """Yield each format under its own ending and as if it were a JPEG."""
     for kind, data in samples().items():
-        known = kind in decode.FORMATS
+        known = kind in formats.FORMATS
         for ending in sorted(e for e, of in Image.registered_extensions().items() if of == kind):
             magic = data.startswith((b"BM", b"II*\0", b"MM\0*")) or data[4:12] == b"ftypavif"
-            considered = ending in decode.ENDINGS or magic
+            considered = ending in formats.ENDINGS or magic
             expect = (DECODE if known else REFUSED) if considered else IGNORED
             yield f"{kind}{ending}", data, expect
         yield f"{kind} in disguise.jpg", data, DECODE if known else REFUSED
@@ -240,7 +240,7 @@ def _forbidden(path: Path) -> None:
 def damaged(count: int, *, seed: int) -> Iterator[tuple[str, bytes]]:
     """Yield so many damaged files over all formats, each with its format."""
     rng, common = np.random.default_rng(seed), ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
-    pool = [(kind, data) for kind, data in samples().items() if kind in decode.FORMATS]
+    pool = [(kind, data) for kind, data in samples().items() if kind in formats.FORMATS]
     pool += [(kind, encoded(picture(9, (400, 300)), kind)) for kind in common]
     for number in range(count):
         kind, data = pool[number % len(pool)]

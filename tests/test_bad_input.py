@@ -173,7 +173,7 @@ def test_a_photo_turned_by_exif_has_the_entities_of_the_upright_one(tmp_path: Pa
 def test_the_real_command_says_the_same_with_any_file_name(home: Path) -> None:
     """A real process: its exit code, its stdout for programs, also what C libraries print."""
     name = home / "photos" / os.fsdecode(b"latin \xe9.png")
-    query = [sys.executable, "-c", "from vesearch.cli import main; main()", "query"]
+    query = [sys.executable, "-c", "from vesearch.cli.main import main; main()", "query"]
     ran = subprocess.run([*query, str(name), "--entity", "1"], capture_output=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert b"\\udce9.png  600x400  entity 1 of 1" in ran.stdout

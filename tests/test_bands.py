@@ -13,7 +13,7 @@ from PIL import Image
 from tests.photos import photo
 from tests.test_images import saved
 from vesearch.config import ImageSettings
-from vesearch.photos import decode as module
+from vesearch.photos import rgb as module
 from vesearch.photos.decode import decode
 from vesearch.records import UInt8
 

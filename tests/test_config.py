@@ -71,7 +71,7 @@ def test_precedence_command_line_file_store_default(tmp_path: Path) -> None:
         ("embde:\n  batch_size: 3\n", "unknown section embde; did you mean 'embed'"),
         ("embed: 3\n", "embed must hold settings"),
         ("embed:\n  batch_size: many\n", "embed.batch_size must be a whole number, got 'many'"),
-        ("embed:\n  batch_size: 0\n", "embed.batch_size must be from 1 to 1024, got 0"),
+        ("embed:\n  batch_size: -1\n", "embed.batch_size must be from 0 to 1024, got -1"),
         ("embed:\n  batch_size: true\n", "embed.batch_size must be a whole number, got True"),
         ("crop:\n  context: .nan\n", "crop.context must be a number"),
         ("embed:\n  precision: half\n", "embed.precision must be one of auto, float32, bfloat16"),

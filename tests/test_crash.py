@@ -26,7 +26,8 @@ from vesearch.care.repair import verify
 from vesearch.errors import StoreMissingError, VesearchError
 from vesearch.job import Job
 from vesearch.search import Searcher, Wish
-from vesearch.stages import build_index, forget
+from vesearch.stages import forget
+from vesearch.store import builds
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import same_rows
 from vesearch.store.shards import Store
@@ -113,7 +114,7 @@ def state(store: Path) -> tuple[list[Any], Any, Any]:
     ]
     catalog = Catalog.of(at)
     try:
-        built = build_index.load(at)
+        built = builds.load(at)
         index = sorted(zip(built.entity_ids.tolist(), built.keys.tolist(), strict=True))
     except StoreMissingError:
         index = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vesearch import describe
 from vesearch.config import CropSettings
 from vesearch.records import Frame
-from vesearch.stages import crop
 
 
 def frame(width: int, height: int) -> Frame:
@@ -20,7 +20,9 @@ def frame(width: int, height: int) -> Frame:
 
 def cut(photo: Frame, box: tuple[float, ...], **settings: float) -> np.ndarray:
     wanted = CropSettings(size=96, quality=100, **settings)  # type: ignore[arg-type]
-    return crop.decode(crop.cut_boxes(photo, np.array([box], np.float32), wanted), 96)[0]
+    return describe.read_crops(describe.cut_crops(photo, np.array([box], np.float32), wanted), 96)[
+        0
+    ]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,7 @@ def cut(photo: Frame, box: tuple[float, ...], **settings: float) -> np.ndarray:
 def test_what_is_cut_out_by_hand(
     settings: dict[str, float], box: tuple[float, ...], expected: tuple[float, ...]
 ) -> None:
-    region = crop._region(np.array(box, np.float32), CropSettings(**settings), (200, 200))  # type: ignore[arg-type]
+    region = describe.region_of(np.array(box, np.float32), CropSettings(**settings), (200, 200))  # type: ignore[arg-type]
     assert region == pytest.approx(expected, abs=1e-4)
 
 

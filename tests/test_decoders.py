@@ -25,7 +25,8 @@ from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, photo
 from tests.tally import size, tally
 from vesearch.config import ImageSettings
 from vesearch.errors import ImageError, VesearchError
-from vesearch.photos import pool as module
+from vesearch.photos import process as module
+from vesearch.photos.decode import decode as decode_here
 from vesearch.photos.decode import read_frame
 from vesearch.photos.pool import Decoders, shared
 from vesearch.records import Frame
@@ -143,6 +144,33 @@ def test_the_errors_are_those_of_read_frame(pool: Callable[..., Decoders], tmp_p
         here = error_of(lambda path=path: read_frame(path, LIMITS))  # type: ignore[misc]
         there = error_of(lambda path=path: decode.read(path))  # type: ignore[misc]
         assert (str(there), there.status) == (str(here), here.status)
+
+
+def test_bytes_give_what_their_file_gives(pool: Callable[..., Decoders]) -> None:
+    decode = pool()
+    for path in PHOTOS:
+        assert same(decode.decode(path.read_bytes()), read_frame(path, LIMITS))
+
+
+def test_bytes_come_in_any_number(pool: Callable[..., Decoders]) -> None:
+    """Far more than a pipe holds at once, and none at all."""
+    decode, noise = pool(), np.random.default_rng(0).integers(0, 256, (3000, 2000, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), "BMP")
+    assert len(data) > 16_000_000
+    frame = decode.decode(data)
+    assert (frame.width, frame.height) == (2000, 3000)
+    for nothing in (b"", b"p", b"no photo" * 100, data[:1_000_000]):
+        here = error_of(lambda data=nothing: decode_here(data, LIMITS))  # type: ignore[misc]
+        there = error_of(lambda data=nothing: decode.decode(data))  # type: ignore[misc]
+        assert str(there) == str(here)
+    assert "over images.max_bytes=9" in str(error_of(lambda: pool(max_bytes=9).decode(b"x" * 10)))
+    assert_good(decode)
+
+
+def test_bytes_that_take_too_long_cost_one_image(pool: Callable[..., Decoders], slow: Path) -> None:
+    decode = pool(max_seconds=0.5)
+    assert "images.max_seconds" in str(error_of(lambda: decode.decode(slow.read_bytes())))
+    assert_good(decode)
 
 
 def test_names_may_be_any_bytes(pool: Callable[..., Decoders], tmp_path: Path) -> None:
@@ -290,7 +318,7 @@ def test_a_worker_loads_only_what_decodes(pool: Callable[..., Decoders]) -> None
     (worker,) = children() - before
     maps = Path(f"/proc/{worker}/maps").read_text()
     assert "/PIL/" in maps and not any(f"/{name}/" in maps for name in HEAVY)
-    code = "from vesearch import decoding; import sys; print(*sys.modules)"
+    code = "from vesearch.photos import worker; import sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names = done.stdout.split()
     foreign = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)

@@ -313,7 +313,7 @@ def test_from_checkpoint_file_to_query(tmp_path: Path, panoptic: dict[str, str])
     given = [word for s in ("detect.detector=detectron2", *settings) for word in ("--set", s)]
 
     def vesearch(*arguments: str) -> str:
-        command = [sys.executable, "-c", "from vesearch.cli import main; main()", *arguments]
+        command = [sys.executable, "-c", "from vesearch.cli.main import main; main()", *arguments]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout

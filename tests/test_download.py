@@ -353,7 +353,7 @@ def test_ctrl_c_leaves_what_has_arrived(site: Server, path: Path) -> None:
     """A real process, interrupted while the server has stopped sending."""
     with socket.create_server(("127.0.0.1", 0)) as slow:
         url = f"http://127.0.0.1:{slow.getsockname()[1]}/model.pth"
-        code = "import sys; from pathlib import Path; from vesearch.download import fetch; "
+        code = "import sys; from pathlib import Path; from vesearch.weights.download import fetch; "
         code += "fetch(sys.argv[1], Path(sys.argv[2]))"
         process = subprocess.Popen([sys.executable, "-c", code, url, path], stderr=subprocess.PIPE)
         connection, _ = slow.accept()

@@ -32,7 +32,7 @@ from vesearch.export.collection import FORMATS, Exported, export
 from vesearch.export.formats import COLUMNS, scaled_runs
 from vesearch.job import Job
 from vesearch.pipeline import run_stages
-from vesearch.stages import build_index, fit_pca
+from vesearch.store import builds, projections
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import RANKS, STRIDE, EntityRows, ImageRows, VectorRows
 
@@ -99,9 +99,13 @@ def entity_rows() -> EntityRows:
 
 
 def write_vectors(job: Job, shard: int, vectors: list[list[float]]) -> None:
-    projection = fit_pca.load(job.store)
+    projection = projections.load(job.store)
     rows = VectorRows(np.array(vectors, np.float32))
-    job.store.write(shard, rows, build_index.vectors_fingerprint(job, projection))
+    job.store.write(
+        shard,
+        rows,
+        projections.vectors_fingerprint(projection, job.recorded_fingerprints()["embeddings"]),
+    )
 
 
 @pytest.fixture
@@ -127,7 +131,7 @@ def projected(known: Job) -> Job:
         "explained_variance": np.ones(2, np.float32),
         "fitted_on": np.array([4]),
     }
-    known.store.write_file(fit_pca.path_of(known.store), columns, "")
+    known.store.write_file(projections.path_of(known.store), columns, "")
     write_vectors(known, 0, [[0.6, 0.8], [1, 0], [0, 1], [0, 0]])
     return known
 
@@ -290,7 +294,7 @@ def test_all_files_agree_with_each_other(out: Path) -> None:
 
 
 def test_the_files_agree_with_the_store_and_the_index(photos: Job, out: Path) -> None:
-    build = build_index.load(photos.store)
+    build = builds.load(photos.store)
     order = np.argsort(build.entity_ids)
     assert np.array_equal(build.entity_ids[order], np.load(out / "vectors_ids.npy"))
     table = parquet.read_table(out / "entities.parquet")

@@ -27,7 +27,7 @@ from vesearch.cli.main import main
 from vesearch.errors import StoreDamagedError, StoreError, VesearchError
 from vesearch.indexes.ngt import NgtIndex
 from vesearch.job import Job
-from vesearch.stages import build_index
+from vesearch.store import builds
 from vesearch.store.rows import EntityRows
 from vesearch.store.shards import Store
 
@@ -81,7 +81,7 @@ def victim(good: Path, tmp_path: Path) -> Path:
 
 def files_of(store: Path) -> list[str]:
     """Return every kind of file of a store, but for the lock and the index that is not in use."""
-    current = build_index.current(Store(store)).name
+    current = builds.current(Store(store)).name
     return sorted(
         str(path.relative_to(store))
         for path in store.rglob("*")
@@ -188,11 +188,11 @@ def test_every_flipped_bit_of_the_small_files_is_noticed(good: Path, victim: Pat
                 (victim / name).write_bytes(flipped)
                 try:
                     settings_now = Store(victim).settings()
-                    folder = build_index.current(Store(victim))
+                    folder = builds.current(Store(victim))
                 except StoreError:
                     continue
                 assert settings_now == Store(good / "store").settings()
-                assert folder.name == build_index.current(Store(good / "store")).name
+                assert folder.name == builds.current(Store(good / "store")).name
         (victim / name).write_bytes(data)
 
 
@@ -337,7 +337,7 @@ def test_a_read_only_store_answers_and_is_not_written_to(good: Path, tmp_path: P
 @pytest.mark.slow
 def test_a_quota_is_one_line_in_the_real_command(good: Path, tmp_path: Path) -> None:
     """A limit on the size of files, which needs no rights to set, as a quota would come."""
-    command = [sys.executable, "-c", "from vesearch.cli import main; main()", "ingest"]
+    command = [sys.executable, "-c", "from vesearch.cli.main import main; main()", "ingest"]
     command += [str(good / "photos"), "--store", str(tmp_path / "store"), *OPTIONS]
     limit = (20_000, 20_000)
     ran = subprocess.run(

@@ -237,7 +237,7 @@ from pathlib import Path
 from vesearch.config import ImageSettings
 from vesearch.photos.pool import shared
 from vesearch.errors import ImageError
-from vesearch.photos.decode import looks_like_image
+from vesearch.photos.formats import looks_like_image
 path = Path(sys.argv[1])
 try:
     shared(ImageSettings(), 1).read(path)

@@ -26,11 +26,11 @@ from vesearch.photos import decode as module
 from vesearch.photos.decode import (
     decode,
     digest_of,
-    looks_like_image,
     one_line,
     read_bytes,
     read_frame,
 )
+from vesearch.photos.formats import looks_like_image
 from vesearch.records import Frame, UInt8
 
 LIMITS = ImageSettings()

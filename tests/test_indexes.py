@@ -386,7 +386,7 @@ def test_quiet_nests_and_restores(capfd: pytest.CaptureFixture[str]) -> None:
 def test_quiet_catches_the_c_library_and_keeps_python_text_in_order() -> None:
     script = (
         "import ctypes, sys\n"
-        "from vesearch.quiet import quiet\n"
+        "from vesearch.system.quiet import quiet\n"
         "print('one')\n"
         "with quiet(): ctypes.CDLL(None).puts(b'noise'); print('noise')\n"
         "print('two')\n"

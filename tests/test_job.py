@@ -10,6 +10,7 @@ import pytest
 from vesearch import job
 from vesearch.errors import ConfigError, StoreMismatchError
 from vesearch.job import Job, configure
+from vesearch.networks import devices
 from vesearch.registry import Registry
 
 
@@ -22,6 +23,7 @@ class _Weighted:
         self, *, weights: str = "", precision: str = "", batch_size: int = 1, device: str = ""
     ) -> None:
         self.weights_digest = Path(weights).read_text() if weights else "its own"
+        self.computes_in = "float32" if precision == "auto" else precision
 
 
 @pytest.fixture
@@ -113,3 +115,62 @@ def test_a_python_config_that_a_store_names_is_not_run(tmp_path: Path) -> None:
 def test_weights_for_a_model_that_takes_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="embedder 'builtin' takes no weights"):
         _make(tmp_path / "store", "embed.weights=one")
+
+
+# --- the precision that embeddings are computed in ---------------------------------------------
+
+
+@pytest.fixture
+def fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether this machine is one where bfloat16 is faster; tests move from one to another."""
+    answer = [False]
+
+    def use(precision: str, device: str) -> bool:
+        return answer[0] if precision == "auto" else precision == "bfloat16"
+
+    monkeypatch.setattr(devices, "use_bfloat16", use)
+    return answer
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["float32", "bfloat16"])
+def test_a_store_keeps_its_precision_on_another_machine(
+    tmp_path: Path, fast_bfloat16: list[bool], first: bool
+) -> None:
+    fast_bfloat16[0] = first
+    _make(tmp_path / "store")
+    made_in = "bfloat16" if first else "float32"
+    known = json.loads((tmp_path / "store" / "store.json").read_text())["settings"]
+    assert known["embed.precision"] == made_in
+    fast_bfloat16[0] = not first
+    moved = _job(tmp_path / "store")
+    moved.open_for_reading()
+    assert moved.embedder.computes_in == made_in
+    assert moved.fingerprints == moved.recorded_fingerprints()
+    other = "float32" if first else "bfloat16"
+    with pytest.raises(StoreMismatchError, match=f"embed.precision={made_in}, not {other}"):
+        _job(tmp_path / "store", f"embed.precision={other}").open_for_reading()
+
+
+def test_a_store_of_an_earlier_version_tells_no_precision_and_is_used_as_before(
+    tmp_path: Path,
+) -> None:
+    _make(tmp_path / "store")
+    file = tmp_path / "store" / "store.json"
+    document = json.loads(file.read_text())
+    del document["crc32"], document["settings"]["embed.precision"]
+    file.write_text(json.dumps(document))
+    for settings in ((), ("embed.precision=float32",)):
+        job = _job(tmp_path / "store", *settings)
+        job.open_for_reading()
+        assert job.fingerprints == job.recorded_fingerprints()
+
+
+def test_a_new_precision_is_taken_where_nothing_is_embedded_yet(
+    tmp_path: Path, fast_bfloat16: list[bool]
+) -> None:
+    _make(tmp_path / "store")
+    (tmp_path / "store" / "embeddings" / "000000.h5").unlink()
+    fast_bfloat16[0] = True
+    job = _job(tmp_path / "store")
+    job.open_for_reading()
+    assert job.embedder.computes_in == "bfloat16"

@@ -26,7 +26,7 @@ from PIL import Image
 from tests.photos import collect
 from tests.tally import tally
 from vesearch.cli.main import main
-from vesearch.stages import build_index
+from vesearch.store import builds
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import CropRows, EmbeddingRows, EntityRows, ImageRows, Rows, same_rows
 from vesearch.store.shards import Store
@@ -192,7 +192,7 @@ def test_an_interrupted_ingest_says_so_and_lets_go_of_the_store(
     home: Path, tmp_path: Path, signal_: signal.Signals, code: int, word: bytes
 ) -> None:
     store = tmp_path / "store"
-    command = [sys.executable, "-c", "from vesearch.cli import main; main()"]
+    command = [sys.executable, "-c", "from vesearch.cli.main import main; main()"]
     command += map(str, ingest(home / "photos", store))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while process.poll() is None and len(shard_files(store)) < 5:
@@ -218,7 +218,7 @@ def test_a_second_ingest_computes_nothing_and_loads_no_torch(home: Path) -> None
     before = {path: path.stat().st_mtime_ns for path in shard_files(home / "plain")}
     code = (
         "import sys\n"
-        "from vesearch.cli import main\n"
+        "from vesearch.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: print(end.code, 'torch' in sys.modules)\n"
     )
@@ -230,7 +230,7 @@ def test_a_second_ingest_computes_nothing_and_loads_no_torch(home: Path) -> None
 
 
 def current_build(store: Path) -> str:
-    return build_index.current(Store(store)).name
+    return builds.current(Store(store)).name
 
 
 # --- build-index ------------------------------------------------------------------------------

@@ -25,19 +25,20 @@ MAY = {
     "projection": {"records"},
     "networks": {*_BASE},
     "checkpoints": {"networks", "registry", *_BASE},
-    "store": {*_BASE},
     "photos": {"config", *_BASE},
-    "drawing": {"masks", "store", *_BASE},
-    "detectors": {"masks", "photos", *_MODELS, *_BASE},
-    "embedders": {*_MODELS, *_BASE},
     "indexes": {"registry", *_BASE},
-    "job": {"config", "detectors", "embedders", "photos", "store", *_BASE},
-    "stages": {"detectors", "embedders", "indexes", "photos", "projection", *_JOB},
-    "pipeline": {"networks", "registry", "stages", *_JOB},
-    "search": {"drawing", "photos", "stages", *_JOB},
+    "store": {"indexes", "projection", *_BASE},
+    "drawing": {"masks", "store", *_BASE},
+    "detectors": {"masks", *_MODELS, *_BASE},
+    "embedders": {*_MODELS, *_BASE},
+    "describe": {"config", "detectors", "embedders", *_BASE},
+    "job": {"config", "detectors", "embedders", "networks", "photos", "store", *_BASE},
+    "stages": {"describe", "detectors", "indexes", "photos", "projection", *_JOB},
+    "pipeline": {"describe", "networks", "registry", "stages", *_JOB},
+    "search": {"describe", "drawing", *_JOB},
     "care": {"projection", "stages", "job", "store", *_BASE},
-    "export": {"masks", "registry", "stages", "job", "store", *_BASE},
-    "evaluation": {"drawing", "masks", "photos", "projection", "stages", "config", "job", *_BASE},
+    "export": {"masks", "registry", "job", "store", *_BASE},
+    "evaluation": {"config", "describe", "drawing", "job", "masks", "photos", "projection"} | _BASE,
     "training": {"checkpoints", "detectors", "drawing", "evaluation", "masks", "networks"}
     | {"config", "photos", "registry", *_BASE},
     "models": {"config", "detectors", "embedders", "indexes", *_MODELS, *_BASE},
@@ -51,7 +52,7 @@ OWNERS = {
     "timm": {"networks/lite0.py", "embedders/timm.py"},
     "detectron2": {"detectors/detectron2.py", "detectors/detectron2_model.py"},
     "safetensors": {"checkpoints/tensorfile.py"},
-    "tables": {"store/shards.py"},
+    "tables": {"store/sealed.py"},
     "ngtpy": {"indexes/ngt.py"},
     "sklearn": {"projection.py"},
     "pyarrow": {"export/formats.py"},
@@ -60,8 +61,8 @@ OWNERS = {
     "huggingface_hub": {"weights/hub.py"},
     "tqdm": {"system/progress.py", "pipeline.py"},
     "yaml": {"config.py"},
-    "PIL": {"photos", "drawing", "embedders/timm.py", "masks.py"}
-    | {"stages/crop.py", "evaluation/sheet.py", "training"},
+    "PIL": {"photos", "drawing", "describe.py", "masks.py", "training"}
+    | {"detectors/batching.py", "embedders/timm.py", "evaluation/sheet.py"},
 }
 
 
@@ -114,6 +115,24 @@ def test_a_room_imports_what_it_may(room: str) -> None:
             other = name.split(".")[1] if name.startswith("vesearch.") else room
             if other in MAY and other != room:  # vesearch.__version__ is no room
                 assert other in MAY[room], f"{_place(path)} imports {name}"
+
+
+STAGES = {"scan", "forget", "detect", "crop", "embed", "fit_pca", "project", "build_index"}
+
+
+def test_no_stage_imports_another() -> None:
+    """They meet through tables; walking and rereading are what several of them do."""
+    for path in (PACKAGE / "stages").glob("*.py"):
+        others = {name.split(".")[2] for name in _imports(path) if ".stages." in name}
+        assert path.stem == "__init__" or path.stem in STAGES | {"walking", "rereading"}
+        assert not others & STAGES, f"{path.name} imports {others & STAGES}"
+
+
+def test_photos_are_decoded_behind_one_door() -> None:
+    for path in _modules():
+        if _room(path) != "photos":
+            inner = {name for name in _imports(path) if name.startswith("vesearch.photos.")}
+            assert not {n for n in inner if n.split(".")[2] not in ("pool", "formats")}, path.name
 
 
 def test_no_permission_is_left_over() -> None:

@@ -19,7 +19,8 @@ from vesearch.indexes import exact
 from vesearch.job import Job
 from vesearch.records import Match
 from vesearch.search import Searcher, Wish
-from vesearch.stages import build_index, forget
+from vesearch.stages import forget
+from vesearch.store import builds
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import STRIDE, CropRows, EmbeddingRows, EntityRows, ImageRows, VectorRows
 from vesearch.store.shards import Store
@@ -60,7 +61,7 @@ def build(config: Config) -> str:
 
 def indexed(store: Store) -> dict[int, bytes]:
     """Return {entity id: vector} of the current index."""
-    build = build_index.load(store)
+    build = builds.load(store)
     vectors = {}
     for rows, block in build.index.blocks():
         for row, vector in zip(rows.tolist(), block, strict=True):
@@ -298,7 +299,7 @@ def test_what_was_removed_is_never_served_and_can_come_back(
     assert "b.png" not in names(matches(config, photos / "b.png"))  # the index is behind
     assert build(config) == "updated"
     assert "b.png" not in names(matches(config, photos / "b.png"))
-    assert before["b.png"] not in build_index.load(store).image_ids
+    assert before["b.png"] not in builds.load(store).image_ids
     summary = pipeline.ingest(config, [photos])
     assert (summary.images, summary.copies) == (0, 1)  # nothing is computed again
     assert ids(store) == before
@@ -315,7 +316,7 @@ def test_the_index_changes_by_what_changed_only(
 ) -> None:
     pipeline.ingest(config, [photos])
     assert build(config) == "built"
-    assert build(config) == "up to date"
+    assert build(config) == "current"
     log = []
     for name in ("add", "remove"):
         real = getattr(exact.ExactIndex, name)
@@ -490,6 +491,29 @@ def test_vectors_of_cleared_images_are_blank(photos: Path, config: Config, store
     assert Colours.dim == store.read(EmbeddingRows, 0).embeddings.shape[1]
 
 
+@pytest.mark.parametrize("which", ["a photo", "a whole shard"])
+def test_what_is_compacted_while_a_searcher_is_open_is_left_out(
+    photos: Path, config: Config, store: Store, tmp_path: Path, which: str
+) -> None:
+    """Its catalogue and index know photos whose rows are blank, or whose shard is gone, by now."""
+    pipeline.ingest(config, [photos])
+    build(config)
+    asked = min(photos.iterdir())
+    searcher = Searcher(config)
+    searcher.warm_up()
+    gone = [name for name, image in ids(store).items() if image // STRIDE == 1]
+    assert len(gone) == 3
+    gone = gone[:1] if which == "a photo" else gone
+    forget.remove_named(Job(config), [str(photos / name) for name in gone])
+    compact.compact_store(Job(config))
+    assert store.shard_path("entities", 1).exists() == (which == "a photo")
+    answer = searcher.ask(asked, 1, Wish(top=50, include_self=True))
+    left = {Path(match.image).name for match in answer.matches}
+    assert left == set(ids(store)) and left.isdisjoint(gone)
+    searcher.draw(answer, tmp_path / "sheet.png")
+    assert all(match.mask for match in answer.matches)
+
+
 def test_photos_are_only_ever_read(photos: Path, config: Config) -> None:
     def seen() -> dict[Path, tuple[bytes, int, int]]:
         stats = {path: path.stat() for path in photos.rglob("*")}
@@ -531,10 +555,10 @@ def test_a_graph_is_changed_by_a_little_and_built_anew_for_much(
             for table in (*tables, EmbeddingRows(noise)):
                 store.write(shard, table, job.fingerprints[table.KIND])
     assert build(config) == "built"
-    assert build_index.facts(store)["method"] == "anng"
+    assert builds.facts(store)["method"] == "anng"
     forget.remove_named(job, ["/photos/0/1?.jpg"])
     assert build(config) == "updated"
-    assert build_index.facts(store)["removed"] == 10 * each
+    assert builds.facts(store)["removed"] == 10 * each
     live = {entity // 1000 for entity in indexed(store)}
     assert live == set(Catalog.of(store).paths_by_image()) and len(live) == 2 * n - 10
     assert_sound(config)

@@ -23,7 +23,8 @@ from vesearch.care.repair import verify
 from vesearch.errors import VesearchError
 from vesearch.job import Job
 from vesearch.search import Searcher, Wish
-from vesearch.stages import build_index, forget
+from vesearch.stages import forget
+from vesearch.store import builds
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import RANKS
 from vesearch.store.shards import Store
@@ -176,7 +177,7 @@ class Collection(RuleBasedStateMachine):
             paths = {match.image, *match.also_at}
             seeds = {self.known[str(Path(p).relative_to(self.home / "photos"))] for p in paths}
             assert seeds == {self.built[match.entity_id // RANKS]}
-        assert set(build_index.load(self.store).image_ids.tolist()) == self.built.keys()
+        assert set(builds.load(self.store).image_ids.tolist()) == self.built.keys()
 
 
 Collection.TestCase.settings = settings(

@@ -16,7 +16,7 @@ from vesearch.care.repair import verify
 from vesearch.config import Config
 from vesearch.errors import StoreDamagedError, VesearchError
 from vesearch.job import Job
-from vesearch.stages import scan
+from vesearch.stages import scan, walking
 from vesearch.store.catalog import Catalog, Place
 from vesearch.store.rows import CropRows, EntityRows, ImageRows
 from vesearch.store.shards import Store
@@ -321,6 +321,6 @@ def test_an_unreadable_subfolder_is_named(
         return walk(path)
 
     monkeypatch.setattr(os, "scandir", closed_to_us)
-    found = scan.find([photos], Catalog())
+    found = walking.find_files([photos], Catalog())
     assert [Path(os.fsdecode(path)).name for path in found.seen] == ["b.png"]
     assert "closed: Permission denied" in caplog.text

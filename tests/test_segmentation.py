@@ -73,13 +73,16 @@ def test_a_wrong_entity_before_the_right_one_halves_the_precision() -> None:
     assert figures["ap"] == pytest.approx(0.5) and figures["ar10"] == 1.0
 
 
-def test_the_order_counts_and_not_a_larger_score_further_back() -> None:
+def test_an_entitys_own_score_counts_whatever_its_rank() -> None:
     middle = rectangle(45, 45, 58, 58)
     truth = content(annotation(LEFT), annotation(RIGHT, image=2))
-    late = entities(middle, LEFT, scores=[0.2, 0.9])  # stuff comes last, however sure
-    figures, _ = score(truth, {1: late, 2: entities(RIGHT, scores=[0.5])}, least_share=0.01)
-    # RIGHT, middle, LEFT: precision 1 to recall 0.5, then 2/3
-    assert figures["ap"] == pytest.approx((51 + 50 * 2 / 3) / 101)
+    found = {1: entities(middle, LEFT, scores=[0.2, 0.9]), 2: entities(RIGHT, scores=[0.5])}
+    figures, _ = score(truth, found, least_share=0.01)
+    assert figures["ap"] == pytest.approx(1)  # LEFT, RIGHT, middle
+    found[1] = entities(middle, LEFT, scores=[0.6, 0.3])
+    figures, _ = score(truth, found, least_share=0.01)
+    # middle, RIGHT, LEFT: precision 0, 1/2, 2/3; at each recall the best that is still to come
+    assert figures["ap"] == pytest.approx(2 / 3)
 
 
 def test_crowds_and_small_objects_are_neither_hits_nor_misses() -> None:

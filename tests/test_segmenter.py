@@ -43,7 +43,7 @@ def test_the_weights_are_small_and_say_how_they_were_made() -> None:
 def test_the_subject_of_a_photo_is_its_first_entity() -> None:
     found = Segmenter().detect([pixels_of("chelsea.png")])[0]  # a cat fills most of it
     assert found.areas[0] / (found.size_hw[0] * found.size_hw[1]) > 0.4
-    assert (np.diff(found.scores) <= 0).all() and 0 < found.scores[0] <= 1
+    assert (np.diff(found.scores[1:]) <= 0).all() and 0 < found.scores[0] <= 1
 
 
 def test_nothing_salient_is_the_whole_image() -> None:
@@ -69,6 +69,20 @@ def test_what_is_large_and_central_comes_first_then_what_is_sure() -> None:
     # 0.9 * 0.02^0.3 * e^-0.64 = 0.15; 0.7 * 0.4^0.3 = 0.53; 0.1 * 0.9^0.3 = 0.10
     assert _first_seen(np.arange(4), scores, shares, placed).tolist() == [2, 0, 1, 3]
     assert _first_seen(np.array([1]), scores, shares, placed).tolist() == [1]
+
+
+def test_each_entity_keeps_its_own_score_when_another_comes_first() -> None:
+    """Two small sure things in the corners, and a large one in the middle that is less sure."""
+    boxes = np.array([[0, 0, 60, 60], [390, 390, 448, 448], [100, 100, 350, 350]], np.float32)
+    found = {
+        "boxes": torch.from_numpy(boxes),
+        "scores": torch.tensor([0.9, 0.8, 0.7]),
+        "masks": torch.ones(3, 1, 28, 28),
+        "size_hw": (448, 448),
+    }
+    entities = Segmenter()._entities(found, (448, 448))
+    assert entities.scores.tolist() == pytest.approx([0.7, 0.9, 0.8])
+    assert np.abs(entities.boxes_xyxy - boxes[[2, 0, 1]]).max() < 10
 
 
 def test_a_thing_found_twice_counts_once_and_a_part_counts_less() -> None:

@@ -33,8 +33,9 @@ from vesearch.store.rows import (
     VectorRows,
     same_rows,
 )
-from vesearch.store.shards import Store, fingerprint_of
+from vesearch.store.shards import Store
 from vesearch.system import files
+from vesearch.system.digests import fingerprint_of
 
 SETTINGS = {"images.max_side": 1024, "detect.detector": "whole"}
 
@@ -328,6 +329,7 @@ import sys, time
 from pathlib import Path
 from vesearch.store.shards import Store
 from vesearch.system import files
+from vesearch.system.digests import fingerprint_of
 with Store(Path(sys.argv[1])).lock():
     with files.atomic(Path(sys.argv[1]) / "crops" / "000000.h5") as temp:
         temp.write_text("half a shard")

@@ -15,7 +15,7 @@ from vesearch import pipeline
 from vesearch.care.repair import verify
 from vesearch.config import Config
 from vesearch.job import Job
-from vesearch.stages import build_index, fit_pca
+from vesearch.store import builds, projections
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import (
     STRIDE,
@@ -27,7 +27,8 @@ from vesearch.store.rows import (
     VectorRows,
 )
 from vesearch.store.shards import Store
-from vesearch.system.files import crc32, write_json
+from vesearch.system.digests import crc32
+from vesearch.system.files import write_json
 
 pytestmark = pytest.mark.usefixtures("colours")
 
@@ -140,14 +141,14 @@ def _too_few_vectors(store: Store) -> None:
 
 
 def _no_projection(store: Store) -> None:
-    path = fit_pca.path_of(store)
+    path = projections.path_of(store)
     columns = store.read_file(path, ["mean", "components", "explained_variance", "fitted_on"])
     columns["components"] = columns["components"] * 2
     store.write_file(path, columns, store.fingerprint(path))
 
 
 def _change_index(store: Store, **changes: Callable[[np.ndarray], np.ndarray]) -> None:
-    path = build_index.current(store) / "entities.h5"
+    path = builds.current(store) / "entities.h5"
     columns = store.read_file(path, ["entity_ids", "image_ids", "keys", "pair_similarities"])
     for name, change in changes.items():
         columns[name] = change(columns[name])
@@ -167,7 +168,7 @@ def _another_image(store: Store) -> None:
 
 
 def _shuffled_vectors(store: Store) -> None:
-    small = build_index.current(store) / "backend"
+    small = builds.current(store) / "backend"
     np.save(small / "vectors.npy", np.load(small / "vectors.npy")[::-1].copy())
     manifest = json.loads((small / "index.json").read_text())
     manifest["files"]["vectors.npy"]["crc32"] = crc32(small / "vectors.npy")
@@ -228,4 +229,4 @@ def test_what_was_written_wrong_is_named_and_mended(
     live = Catalog.of(store).paths_by_image()
     names = sorted(Path(path).name for paths in live.values() for path in paths)
     assert names == [f"{name}.png" for name in "abcdefg"]
-    assert len(build_index.load(store).entity_ids) == 7
+    assert len(builds.load(store).entity_ids) == 7

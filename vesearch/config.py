@@ -56,7 +56,7 @@ class DetectSettings:
     min_score: float = _setting(0.0, low=0.0, high=1.0)
     stuff: str = _setting("last", choices=("keep", "last", "drop"))
     exclude_labels: str = _setting("", many=True)
-    batch_size: int = _setting(4, low=1, high=256, kept="not")
+    batch_size: int = _setting(0, low=0, high=256, kept="not")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class EmbedSettings:
     embedder: str = _setting("builtin")
     weights: str = _setting("", kept="as place")
     precision: str = _setting("auto", choices=("auto", "float32", "bfloat16"), kept="not")
-    batch_size: int = _setting(8, low=1, high=1024, kept="not")
+    batch_size: int = _setting(0, low=0, high=1024, kept="not")
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vesearch.config import Config, Scalar, kept_settings, load_config, names_in
 from vesearch.detectors import DETECTORS, Detector
 from vesearch.detectors.selection import Selection
 from vesearch.embedders import EMBEDDERS, Embedder
-from vesearch.errors import ConfigError, StoreMismatchError
+from vesearch.errors import ConfigError, StoreError, StoreMismatchError
+from vesearch.networks import devices
 from vesearch.photos import pool
-from vesearch.store.rows import ImageRows
-from vesearch.store.shards import Store, fingerprint_of
+from vesearch.store.rows import EmbeddingRows, ImageRows
+from vesearch.store.shards import Store
+from vesearch.system.digests import fingerprint_of
 
 # whose settings make a store what it is, and the tables that are made with them
 _TABLES = {"images": "images", "detect": "entities", "crop": "crops", "embed": "embeddings"}
 _DIGESTS = ("detect.weights_digest", "embed.weights_digest")
+_PRECISION = "embed.precision"
 
 
 class Job:
@@ -32,6 +35,7 @@ class Job:
     def detector(self) -> Detector:
         """The configured detector. Raises UnknownNameError or ConfigError."""
         detect = self.config.detect
+        given: dict[str, Any] = _given(model=detect.model, weights=detect.weights)
         made: Detector = DETECTORS.create(
             detect.detector,
             selection=Selection(
@@ -42,7 +46,7 @@ class Job:
                 exclude_labels=names_in(detect.exclude_labels),
             ),
             device=self.config.run.device,
-            **_given(model=detect.model, weights=detect.weights),
+            **given,
         )
         return made
 
@@ -50,14 +54,26 @@ class Job:
     def embedder(self) -> Embedder:
         """The configured embedder. Raises UnknownNameError or ConfigError."""
         embed = self.config.embed
+        given: dict[str, Any] = _given(weights=embed.weights)
         made: Embedder = EMBEDDERS.create(
             embed.embedder,
-            precision=embed.precision,
+            precision=self._precision,
             batch_size=embed.batch_size,
             device=self.config.run.device,
-            **_given(weights=embed.weights),
+            **given,
         )
         return made
+
+    @property
+    def _precision(self) -> str:
+        """The precision that is asked for; "auto" is that of the store's embeddings."""
+        asked = self.config.embed.precision
+        return str((self._embedded_with or {}).get(_PRECISION, asked)) if asked == "auto" else asked
+
+    def batch_size(self, section: Literal["detect", "embed"]) -> int:
+        """Return how many images or crops go through a network at once; 0 is what fits it."""
+        asked = getattr(self.config, section).batch_size
+        return asked or devices.batch_size(section, self.config.run.device)
 
     @property
     def decoders(self) -> pool.Decoders:
@@ -67,7 +83,21 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """Return what a store is made with: settings that change results, and digests."""
         digests = (self.detector.weights_digest, self.embedder.weights_digest)
-        return self._kept("as result") | dict(zip(_DIGESTS, digests, strict=True))
+        settings = self._kept("as result") | dict(zip(_DIGESTS, digests, strict=True))
+        recorded = self._embedded_with
+        if recorded is None or _PRECISION in recorded:  # earlier versions recorded none
+            settings[_PRECISION] = self.embedder.computes_in
+        return settings
+
+    @property
+    def _embedded_with(self) -> dict[str, Any] | None:
+        """What the store was made with; None where it has no embeddings, or does not tell."""
+        if not self.store.shards(EmbeddingRows.KIND):
+            return None
+        try:
+            return self.store.settings()
+        except StoreError:
+            return None
 
     def places(self) -> dict[str, Any]:
         """Return where the models are: remembered, but free to change while digests do not."""
@@ -93,17 +123,29 @@ class Job:
             self.open_for_reading()
         self.store.remember(self.settings() | self.places())
 
+    def open_without_models(self) -> None:
+        """Check that the store exists and was made with these settings; no weights are read.
+
+        Raises StoreMissingError, or StoreMismatchError naming what differs.
+        """
+        settings = self._kept("as result")
+        known = self.store.settings().keys() | settings
+        open_ = {key for key in known if not _binds(self.store, key)}
+        ignored = {*open_, *_DIGESTS, *self.places()}
+        asked, recorded = self.config.embed.precision, self.store.settings()
+        if asked == "auto" or _PRECISION not in recorded:
+            ignored.add(_PRECISION)
+        self.store.refuse_other(settings | {_PRECISION: asked}, ignoring=ignored)
+
     def open_for_reading(self) -> None:
         """Check that the store exists and was made with these settings and weights.
 
         Raises StoreMissingError, or StoreMismatchError naming what differs.
         """
-        made_with, settings = self.store.settings(), self._kept("as result")
-        open_ = {key for key in made_with.keys() | settings if not _binds(self.store, key)}
         # names before weights: other models' weights need not even be there
-        self.store.refuse_other(settings, ignoring={*open_, *_DIGESTS, *self.places()})
-        now = self.settings() | self.places()
-        for digest in set(_DIGESTS) - open_:
+        self.open_without_models()
+        made_with, now = self.store.settings(), self.settings() | self.places()
+        for digest in (digest for digest in _DIGESTS if _binds(self.store, digest)):
             if made_with.get(digest) != now[digest]:
                 was, is_ = (_weights_name(s, digest) for s in (made_with, now))
                 raise StoreMismatchError(
@@ -111,15 +153,15 @@ class Job:
                     f"use those, or another --store"
                 )
 
-    def pending(self, kind: str, upstream: str) -> list[int]:
+    def pending(self, kind: str, upstream: str, *, fingerprint: str | None = None) -> list[int]:
         """Return the shards whose upstream table is there but whose own is missing or outdated.
 
+        fingerprint: of the tables that count as done; None: those that would be made now.
         A shard of the log without images of its own (copies, removals) has no other tables.
         """
-        fingerprint = self.fingerprints[kind]
-        open_ = [
-            s for s in self.store.shards(upstream) if not self.store.is_done(kind, s, fingerprint)
-        ]
+        wanted = self.fingerprints[kind] if fingerprint is None else fingerprint
+        shards = self.store.shards(upstream)
+        open_ = [s for s in shards if not self.store.is_done(kind, s, wanted)]
         return [s for s in open_ if upstream != ImageRows.KIND or self._has_images(s)]
 
     def _has_images(self, shard: int) -> bool:

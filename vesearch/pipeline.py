@@ -10,21 +10,25 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 
 from vesearch.config import Config, read_yaml_mapping
+from vesearch.describe import cut_crops, embed_crops, find_entities
 from vesearch.errors import ConfigError
 from vesearch.job import Job
 from vesearch.networks import devices
-from vesearch.records import Frame
+from vesearch.records import Frame, Skipped
 from vesearch.registry import did_you_mean
-from vesearch.stages import build_index, crop, detect, embed, fit_pca, forget, scan
-from vesearch.stages.batches import batched
+from vesearch.stages import build_index, crop, detect, embed, fit_pca, forget, project, scan
+from vesearch.stages.build_index import Outcome
+from vesearch.stages.walking import Found, find_files
+from vesearch.store import builds, log
 from vesearch.store.catalog import Catalog
+from vesearch.store.entities import Detected, to_rows
 from vesearch.store.rows import CropRows, EmbeddingRows, EntityRows
-from vesearch.system.ahead import ahead
+from vesearch.system.ahead import ahead, batched
 from vesearch.system.progress import bar
 
 if TYPE_CHECKING:
@@ -35,23 +39,14 @@ _INGEST = STAGES[:4]
 Sync = Literal["no", "careful", "forced"]
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A file that is not in the collection, and why."""
-
-    path: str
-    status: str
-    error: str | None
-
-
 @dataclass(slots=True)
 class Summary:
     """What a run did.
 
     copies: files whose content was known, moved ones among them.
     skipped: all unusable files below the folders, known ones too.
-    fitted: whether the projection was made now; built: what became of the index ("up to date",
-        "updated", "built"); None: not asked for.
+    fitted: whether the projection was made now; built: what became of the index; None: not asked
+        for.
     index: what the index's build recorded.
     """
 
@@ -63,7 +58,7 @@ class Summary:
     forgotten: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     fitted: bool | None = None
-    built: str | None = None
+    built: Outcome | None = None
     index: dict[str, Any] | None = None
     seconds: float = 0.0
 
@@ -93,7 +88,7 @@ def run_stages(
         job.store.settings()  # there must be a store
     elif not job.store.exists():
         # neither a mistyped folder nor weights that are not there must leave a store behind
-        scan.find(folders, Catalog())
+        find_files(folders, Catalog())
         job.settings()
     with job.store.lock():
         job.open_for_writing()
@@ -105,8 +100,9 @@ def run_stages(
         if "fit-pca" in stages:
             summary.fitted = fit_pca.fit_projection(job, refit=refit)
         if "build-ngt" in stages:
+            project.project_pending(job)
             summary.built = build_index.update_index(job)
-            summary.index = build_index.facts(job.store)
+            summary.index = builds.facts(job.store)
         if found is not None:
             catalog = Catalog.of(job.store)
             summary.skipped = _skipped(catalog, found)
@@ -158,7 +154,7 @@ def _texts(path: Path, key: str, value: object) -> tuple[str, ...]:
 
 def _single_stages(
     job: Job, stages: Sequence[str], folders: Sequence[Path], summary: Summary
-) -> scan.Found | None:
+) -> Found | None:
     found = None
     if "scan" in stages:
         found = scan.scan_folders(job, folders)
@@ -172,84 +168,94 @@ def _single_stages(
     return found
 
 
-def _stream(job: Job, folders: Sequence[Path], summary: Summary, sync: Sync) -> scan.Found:
+def _stream(job: Job, folders: Sequence[Path], summary: Summary, sync: Sync) -> Found:
     """Finish the shards that an interruption left open, then stream the new files."""
     summary.images += detect.detect_pending(job)
     crop.crop_pending(job)
     summary.entities += embed.embed_pending(job)
     catalog = Catalog.of(job.store)
-    found = scan.find(folders, catalog, may_be_empty=sync == "forced")
+    found = find_files(folders, catalog, may_be_empty=sync == "forced")
     if sync == "careful":
         forget.refuse_unmounted(folders, catalog, found)
     summary.unchanged = len(found.seen) - len(found.candidates)
     with bar("ingest", total=len(found.candidates), unit="img") as progress:
         for group in batched(found.candidates, job.config.run.shard_size):
-            log = scan.ShardLog(scan.next_shard(job.store), catalog)
-            tables = _compute(job, _new_frames(job, log, group, progress), progress)
-            _commit(job, log, tables)
-            catalog.extend(log.shard, log.rows())
+            shard_log = log.ShardLog(log.next_shard(job.store), catalog)
+            tables = _compute(job, _new_frames(job, shard_log, group, progress), progress)
+            _commit(job, shard_log, tables)
             _return_memory()
-            summary.images += len(tables[0].image_ids)
-            summary.entities += len(tables[1].jpegs)
-            summary.moved += log.rows().statuses.count("removed")
-            summary.copies += log.rows().statuses.count("duplicate")
+            statuses = shard_log.rows().statuses
+            summary.images += len(tables.entities.image_ids)
+            summary.entities += len(tables.crops.jpegs)
+            summary.moved += statuses.count("removed")
+            summary.copies += statuses.count("duplicate")
     if sync != "no":  # after the new files: a file that was moved is known at its new path by now
         gone = forget.vanished(folders, catalog, found)
-        forget.log_removed(job, gone, catalog, job.fingerprints["images"])
+        log.log_removed(job.store, gone, catalog, job.fingerprints["images"])
         summary.forgotten = len(gone)
     return found
 
 
 def _new_frames(
-    job: Job, log: scan.ShardLog, group: Sequence[scan.Candidate], progress: tqdm[NoReturn]
+    job: Job, shard_log: log.ShardLog, group: Sequence[log.FoundFile], progress: tqdm[NoReturn]
 ) -> Iterator[tuple[int, Frame]]:
     """Decode a shard's files ahead, log each, and yield the images whose content is new."""
     workers, decoders = job.config.run.workers, job.decoders
     with ThreadPoolExecutor(workers) as pool:  # each thread waits for a process that decodes
-        depth = workers + job.config.detect.batch_size
-        for decoded in ahead(pool, lambda c: scan.decode(c, decoders), group, depth=depth):
-            image_id = log.add(decoded)
+        depth = workers + job.batch_size("detect")
+        for decoded in ahead(pool, lambda file: scan.decode(file, decoders), group, depth=depth):
+            image_id = decoded.log(shard_log)
             if image_id is not None and decoded.frame is not None:
                 yield image_id, decoded.frame
             else:
                 progress.update()  # a copy or unusable: done with
 
 
-def _compute(
-    job: Job, frames: Iterator[tuple[int, Frame]], progress: tqdm[NoReturn]
-) -> tuple[EntityRows, CropRows, EmbeddingRows]:
+class _Tables(NamedTuple):
+    """The tables of one shard, in the order of the stages."""
+
+    entities: EntityRows
+    crops: CropRows
+    embeddings: EmbeddingRows
+
+
+class _Described(NamedTuple):
+    """A batch of images with their entities, and the crops of all of them."""
+
+    images: list[Detected]
+    jpegs: list[bytes]
+
+
+def _compute(job: Job, frames: Iterator[tuple[int, Frame]], progress: tqdm[NoReturn]) -> _Tables:
     """Detect and crop one batch while the crops of the batch before are embedded."""
 
-    def detect_and_cut(batch: list[tuple[int, Frame]]) -> list[tuple[detect.Detected, list[bytes]]]:
-        found = detect.detect(job.detector, [frame for _, frame in batch])
-        return [
-            (detect.Detected(image_id, entities), crop.cut(frame, entities, job.config.crop))
-            for (image_id, frame), entities in zip(batch, found, strict=True)
-        ]
+    def detect_and_cut(batch: list[tuple[int, Frame]]) -> _Described:
+        found = find_entities(job.detector, [frame for _, frame in batch])
+        made = _Described([], [])
+        for (image_id, frame), entities in zip(batch, found, strict=True):
+            made.images.append(Detected(image_id, entities))
+            made.jpegs.extend(cut_crops(frame, entities.boxes_xyxy, job.config.crop))
+        return made
 
-    detected: list[detect.Detected] = []
-    jpegs: list[bytes] = []
+    whole = _Described([], [])
     embeddings = [np.zeros((0, job.embedder.dim), np.float16)]
     with ThreadPoolExecutor(1) as pool:
-        batches = batched(frames, job.config.detect.batch_size)
+        batches = batched(frames, job.batch_size("detect"))
         for batch in ahead(pool, detect_and_cut, batches, depth=2):
-            detected += [item for item, _ in batch]
-            cut = [jpeg for _, crops in batch for jpeg in crops]
-            jpegs += cut
-            embeddings.append(embed.stored(embed.embed(job.embedder, cut, job.config.crop.size)))
-            progress.update(len(batch))
+            whole.images.extend(batch.images)
+            whole.jpegs.extend(batch.jpegs)
+            embeddings.append(embed_crops(job.embedder, batch.jpegs, job.config.crop.size))
+            progress.update(len(batch.images))
     embedded = EmbeddingRows(np.concatenate(embeddings))
-    return detect.to_rows(detected), CropRows(tuple(jpegs)), embedded
+    return _Tables(to_rows(whole.images), CropRows(tuple(whole.jpegs)), embedded)
 
 
-def _commit(
-    job: Job, log: scan.ShardLog, tables: tuple[EntityRows, CropRows, EmbeddingRows]
-) -> None:
+def _commit(job: Job, shard_log: log.ShardLog, tables: _Tables) -> None:
     """Commit a shard's tables in the order of the stages, as these would have."""
-    job.store.write(log.shard, log.rows(), job.fingerprints["images"])
-    if len(tables[0].image_ids):
+    log.commit(job.store, shard_log, job.fingerprints["images"])
+    if len(tables.entities.image_ids):
         for rows in tables:
-            job.store.write(log.shard, rows, job.fingerprints[rows.KIND])
+            job.store.write(shard_log.shard, rows, job.fingerprints[rows.KIND])
 
 
 def _return_memory() -> None:
@@ -258,11 +264,11 @@ def _return_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _skipped(catalog: Catalog, found: scan.Found) -> list[Skipped]:
+def _skipped(catalog: Catalog, found: Found) -> list[Skipped]:
     """Return the unusable files among those a walk has seen."""
     seen = {os.fsdecode(path) for path in found.seen}
     return [
-        Skipped(path, place.status, place.error)
+        Skipped(path, place.status, place.error or "")
         for path, place in catalog.skipped()
         if path in seen
     ]

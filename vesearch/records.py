@@ -42,7 +42,7 @@ class Entities:
     size_hw: height and width of the image whose pixels boxes, areas and peaks count.
     boxes_xyxy: (n, 4) float32, pixel edges: x1 and y1 are exclusive, a full image is (0, 0, w, h).
     areas: (n,) float32, square pixels inside the mask.
-    scores: (n,) float32 in [0, 1].
+    scores: (n,) float32 in [0, 1]; each its own: the order says more, and need not follow them.
     peaks_xy: (n, 2) float32, the point deepest inside each mask.
     mask_size_hw, masks: size and COCO run-length counts of the masks; this may be a smaller
         image than size_hw.
@@ -97,6 +97,15 @@ class Entities:
             areas=(self.areas * (sx * sy)).astype(np.float32),
             peaks_xy=(self.peaks_xy * [sx, sy]).astype(np.float32),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that was left out, its status in the images table, and why."""
+
+    path: str
+    status: str
+    error: str
 
 
 @dataclass(frozen=True, slots=True)

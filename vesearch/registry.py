@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vesearch.errors import ConfigError, UnknownNameError
@@ -47,10 +47,11 @@ class Registry:
         module, _, attribute = self._entries[self._entry(name)][0].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
-    def create(self, name: str, **options: Any) -> Any:
+    def create(self, name: str, *, offered: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Return a new instance of the class called name.
 
-        An entry "family:<name>" stands for all of its names; the class gets the one as `model`.
+        offered: options that the class gets if it takes them. An entry "family:<name>" stands for
+        all of its names; the class gets the one as `model`.
         Raises UnknownNameError, or ConfigError where the class does not take an option.
         """
         found = self.load(name)
@@ -60,7 +61,8 @@ class Registry:
         for option in options:
             if option not in known:
                 raise ConfigError(f"{self.kind} {name!r} takes no {option}")
-        return found(**options)
+        taken = {key: value for key, value in (offered or {}).items() if key in known}
+        return found(**taken, **options)
 
     def _entry(self, name: str) -> str:
         family, _, model = name.partition(":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vesearch.config import Config
-from vesearch.errors import ImageError, VesearchError
+from vesearch.describe import embed_boxes, find_entities
+from vesearch.errors import ImageError, StoreMissingError, VesearchError
 from vesearch.job import Job
-from vesearch.photos import decode
 from vesearch.records import Entities, Float32, Frame, Int64, Match
-from vesearch.stages import build_index, crop, detect, embed
+from vesearch.store import builds
+from vesearch.store.builds import Build
 from vesearch.store.catalog import Catalog
+from vesearch.store.entities import to_rows
 from vesearch.store.rows import RANKS, STRIDE, EntityRows
 
 if TYPE_CHECKING:
@@ -81,7 +84,8 @@ class Searcher:
         if result.selected is None:
             picture.save_png(sheets.draw_entities(pixels, entities), out)
             return
-        photos = [self._photo(match) for match in result.matches]
+        with ThreadPoolExecutor(self.job.config.run.workers) as threads:
+            photos = list(threads.map(self._photo, result.matches))
         sheet = sheets.draw_matches(pixels, entities, result.selected, photos)
         picture.save_png(sheet, out)
 
@@ -89,7 +93,7 @@ class Searcher:
         from vesearch.drawing.sheets import MatchPhoto
 
         try:
-            frame = decode.read_frame(Path(match.image), self.job.config.images)
+            frame = self.job.decoders.read(Path(match.image))
         except ImageError:  # moved or gone since it was ingested
             return MatchPhoto(match, None, match.mask_size_hw)
         return MatchPhoto(match, frame.pixels, (frame.height, frame.width))
@@ -98,11 +102,11 @@ class Searcher:
         """Decode a photo and find its entities. Raises VesearchError when it cannot be read."""
         began = time.perf_counter()
         try:
-            frame = decode.read_frame(path, self.job.config.images)
+            frame = self.job.decoders.read(path)
         except ImageError as err:
             raise VesearchError(f"{path}: {err}") from err
         decoded = time.perf_counter()
-        entities = detect.detect(self.job.detector, [frame])[0]
+        entities = find_entities(self.job.detector, [frame])[0]
         timings = {"decode": decoded - began, "detect": time.perf_counter() - decoded}
         return Look(str(path), frame, entities, {k: v * 1e3 for k, v in timings.items()})
 
@@ -111,11 +115,10 @@ class Searcher:
         check_entity(look, entity)
         self._check_store()
         began = time.perf_counter()
-        jpegs = crop.cut(look.frame, look.entities.take([entity - 1]), self.job.config.crop)
-        embedding = embed.embed(self.job.embedder, jpegs, self.job.config.crop.size)
+        box = look.entities.boxes_xyxy[[entity - 1]]
+        embedding = embed_boxes(self.job.embedder, look.frame, box, self.job.config.crop)
         embedded = time.perf_counter()
-        # float16 in between, as the stored embeddings have been: an entity finds itself at 1.0
-        vector = self._build.projection.project(embed.stored(embedding).astype(np.float32))
+        vector = self._build.projection.project(embedding)
         matches = self._matches(vector, look.frame.digest, wish)
         timings = {"embed": embedded - began, "search": time.perf_counter() - embedded}
         all_ms = look.timings_ms | {k: v * 1e3 for k, v in timings.items()}
@@ -127,8 +130,8 @@ class Searcher:
         _ = self._build, self._catalog
 
     @cached_property
-    def _build(self) -> build_index.Build:
-        return build_index.load(self.job.store)
+    def _build(self) -> Build:
+        return builds.load(self.job.store)
 
     @cached_property
     def _catalog(self) -> Catalog:
@@ -198,7 +201,11 @@ class Searcher:
         )
 
     def _row_of(self, entity_id: int) -> int | None:
-        return self._entities(entity_id)[1].get(entity_id)
+        """Return an entity's row in its shard, None where it is gone since the index was built."""
+        rows, places, _ = self._entities(entity_id)
+        row = places.get(entity_id)
+        # compaction, which may have run since the catalogue was read, leaves blank rows
+        return row if row is not None and rows.masks[row] else None
 
     def _entities(self, entity_id: int) -> tuple[EntityRows, dict[int, int], Int64]:
         """Return an entity's shard: its rows, the row of each id, each row's image.
@@ -209,10 +216,19 @@ class Searcher:
         if shard not in self._tables:
             while len(self._tables) >= _TABLES_KEPT:
                 self._tables.pop(next(iter(self._tables)))
-            rows = self.job.store.read(EntityRows, shard)
+            rows = self._read_shard(shard)
             places = {entity: row for row, entity in enumerate(rows.entity_ids().tolist())}
             self._tables[shard] = rows, places, rows.image_rows()
         return self._tables[shard]
+
+    def _read_shard(self, shard: int) -> EntityRows:
+        """Read a shard's entities; none where it was dropped, as compaction does."""
+        try:
+            return self.job.store.read(EntityRows, shard)
+        except StoreMissingError:
+            if Catalog.of(self.job.store).lives_in(shard):
+                raise
+            return to_rows([])
 
     def _percentile(self, similarity: float) -> float | None:
         pairs = self._build.pair_similarities

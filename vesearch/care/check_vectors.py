@@ -11,7 +11,8 @@ from vesearch.errors import StoreError, StoreMissingError
 from vesearch.job import Job
 from vesearch.projection import Projection
 from vesearch.records import Bool, Float32, Int64
-from vesearch.stages import build_index, fit_pca
+from vesearch.store import builds, projections
+from vesearch.store.builds import Build
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import RANKS, STRIDE, CropRows, EmbeddingRows, EntityRows, VectorRows
 from vesearch.store.shards import Store
@@ -27,10 +28,11 @@ def find_vector_problems(job: Job) -> Iterator[Problem]:
 
 def _check_projection(job: Job) -> Iterator[Problem]:
     """Check the projection, and the vectors that were made with it."""
-    store, path = job.store, fit_pca.path_of(job.store)
+    store, path = job.store, projections.path_of(job.store)
     try:
-        projection = fit_pca.load(store)
-        fingerprint = build_index.vectors_fingerprint(job, projection)
+        projection = projections.load(store)
+        upstream = job.recorded_fingerprints()["embeddings"]
+        fingerprint = projections.vectors_fingerprint(projection, upstream)
     except StoreMissingError:
         if store.shards(VectorRows.KIND):
             yield Problem(path, "is missing", "projection")
@@ -73,8 +75,8 @@ def _check_index(store: Store) -> Iterator[Problem]:
     """Check that every entry of the index is an entity of the store, with its image and vector."""
     home = folder = store.path / "index"
     try:
-        folder = build_index.current(store)
-        build = build_index.load(store)
+        folder = builds.current(store)
+        build = builds.load(store)
     except StoreMissingError as err:
         if folder != home:
             yield Problem(folder, reason(err, folder), "index")
@@ -96,9 +98,9 @@ def _check_index(store: Store) -> Iterator[Problem]:
         yield from _check_entries(store, build, live)
 
 
-def _check_entries(store: Store, build: build_index.Build, live: Bool) -> Iterator[Problem]:
+def _check_entries(store: Store, build: Build, live: Bool) -> Iterator[Problem]:
     """Compare the entries of live images with what the store has; others are merely behind."""
-    folder = build_index.current(store)
+    folder = builds.current(store)
     indexed = _indexed(build)
     order = np.argsort(build.entity_ids)
     shards = build.image_ids // STRIDE
@@ -137,7 +139,7 @@ def _missing(store: Store, shard: int) -> Iterator[Problem]:
         yield Problem(path, "is missing", table.KIND, shard)
 
 
-def _indexed(build: build_index.Build) -> Float32:
+def _indexed(build: Build) -> Float32:
     """Return the vectors of the index by row."""
     vectors = np.zeros((len(build.entity_ids), len(build.projection.components)), np.float32)
     for rows, block in build.index.blocks():

@@ -11,7 +11,7 @@ import numpy as np
 
 from vesearch.job import Job
 from vesearch.records import Bool
-from vesearch.stages import build_index
+from vesearch.store import builds
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import (
     PER_IMAGE,
@@ -58,7 +58,7 @@ def compact_store(job: Job) -> Compacted:
                 cleared += _compact_log(store, shard, winners, catalog)
                 _compact_payload(store, shard, catalog)
                 progress.update()
-        build_index.drop_old_builds(store)
+        builds.drop_old_builds(store)
         Catalog.of(store).keep(store)
     return Compacted(before, _bytes(store.path), cleared)
 

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from vesearch.care.check import TABLES, find_problems
 from vesearch.care.problems import Problem
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
 from vesearch.job import Job
-from vesearch.stages import build_index, crop, detect, embed, fit_pca, scan
+from vesearch.stages import build_index, crop, detect, embed, fit_pca, project
+from vesearch.store import builds, projections
 from vesearch.store.catalog import Catalog, Place
+from vesearch.store.log import LogRow, ShardLog, image_rows, next_shard
 from vesearch.store.rows import STRIDE, EntityRows, ImageRows
 from vesearch.store.shards import Store
 from vesearch.system.files import remove
@@ -107,7 +107,7 @@ def _mend(job: Job, problems: Sequence[Problem]) -> None:
     crop.crop_pending(job)
     embed.embed_pending(job)
     Catalog.of(store).keep(store)
-    searchable = fit_pca.path_of(store).exists() or (store.path / "index").exists()
+    searchable = projections.path_of(store).exists() or (store.path / "index").exists()
     if searchable and kinds != {"catalog"}:
         _mend_index(job, kinds)
 
@@ -115,16 +115,17 @@ def _mend(job: Job, problems: Sequence[Problem]) -> None:
 def _mend_index(job: Job, kinds: set[str]) -> None:
     """Restore the projection from the index, or fit it anew; bring the index up to date."""
     if "projection" in kinds:
-        remove(fit_pca.path_of(job.store))
+        remove(projections.path_of(job.store))
         try:
-            kept = build_index.current(job.store) / "projection.h5"
-            fit_pca.copy(job.store, kept, fit_pca.path_of(job.store))
+            kept = builds.current(job.store) / "projection.h5"
+            projections.copy(job.store, kept, projections.path_of(job.store))
         except StoreError:
             log.info("the projection is fitted anew")
     if "index" in kinds:
         remove(job.store.path / "index" / "current")
     try:
         fit_pca.fit_projection(job)
+        project.project_pending(job)
         build_index.update_index(job)
     except StoreMissingError:  # no entities are left
         remove(job.store.path / "index")
@@ -142,7 +143,7 @@ def _mend_log(store: Store, shard: int, fingerprint: str) -> None:
     for kind in _WITH["entities"]:
         store.drop(kind, shard)
     # empty, it keeps the number from being used twice
-    store.write(shard, scan.ShardLog(shard, Catalog()).rows(), fingerprint)
+    store.write(shard, image_rows([]), fingerprint)
 
 
 def _let_go_of_strangers(store: Store, fingerprint: str) -> None:
@@ -152,12 +153,12 @@ def _let_go_of_strangers(store: Store, fingerprint: str) -> None:
         rows = store.read(ImageRows, shard)
         catalog.extend(shard, rows)
         own.update(rows.image_ids[rows.own(shard)].tolist())
-    log = scan.ShardLog(scan.next_shard(store), catalog)
+    lost = ShardLog(next_shard(store), catalog)
     for path, place in catalog.places.items():
         if place.image_id >= 0 and place.image_id not in own:
-            log.drop(path, lost=(None, "the shard that had its image was damaged"))
-    if len(log):
-        store.write(log.shard, log.rows(), fingerprint)
+            lost.lose(path, None, "the shard that had its image was damaged")
+    if len(lost):
+        store.write(lost.shard, lost.rows(), fingerprint)
 
 
 def _restored(store: Store, shard: int) -> ImageRows | None:
@@ -212,16 +213,20 @@ def _rows(
     contents: dict[int, str],
     sizes_hw: dict[int, tuple[int, int]],
 ) -> ImageRows:
-    places = [place for _, place in entries]
-    hw = [sizes_hw.get(place.image_id, (0, 0)) for place in places]
-    return ImageRows(
-        paths=tuple(path for path, _ in entries),
-        image_ids=np.array([place.image_id for place in places], np.int64),
-        sizes=np.array([place.size for place in places], np.int64),
-        mtimes_ns=np.array([place.mtime_ns for place in places], np.int64),
-        widths=np.array([w for _, w in hw], np.int64),
-        heights=np.array([h for h, _ in hw], np.int64),
-        digests=tuple(contents.get(place.image_id) for place in places),
-        statuses=tuple(place.status for place in places),
-        errors=tuple(place.error for place in places),
-    )
+    rows = []
+    for path, place in entries:
+        height, width = sizes_hw.get(place.image_id, (0, 0))
+        rows.append(
+            LogRow(
+                path=path,
+                status=place.status,
+                image_id=place.image_id,
+                size=place.size,
+                mtime_ns=place.mtime_ns,
+                width=width,
+                height=height,
+                digest=contents.get(place.image_id),
+                error=place.error,
+            )
+        )
+    return image_rows(rows)

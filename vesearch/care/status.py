@@ -7,7 +7,7 @@ from typing import Any
 
 from vesearch.errors import StoreMissingError
 from vesearch.job import Job
-from vesearch.stages import build_index, fit_pca
+from vesearch.store import builds, projections
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import EntityRows
 
@@ -36,8 +36,8 @@ class Status:
 
 
 def status_of(job: Job) -> Status:
-    """Read a store's status. Raises StoreMissingError or StoreMismatchError."""
-    job.open_for_reading()
+    """Read a store's status; no model is needed. Raises StoreMissingError or StoreMismatchError."""
+    job.open_without_models()
     catalog = Catalog.of(job.store)
     live = catalog.paths_by_image()
     skipped: list[dict[str, str | None]] = [
@@ -62,25 +62,25 @@ def status_of(job: Job) -> Status:
 
 
 def _stages(job: Job) -> dict[str, dict[str, int]]:
-    total = len(job.store.shards("images"))
+    total, fingerprints = len(job.store.shards("images")), job.recorded_fingerprints()
     stages, left = {"images": {"done": total, "shards": total}}, 0
     for kind, upstream in _UPSTREAM.items():
-        left += len(job.pending(kind, upstream))
+        left += len(job.pending(kind, upstream, fingerprint=fingerprints[kind]))
         stages[kind] = {"done": total - left, "shards": total}
     return stages
 
 
 def _projection(job: Job) -> dict[str, int] | None:
     try:
-        dim = len(fit_pca.load(job.store).components)
-        return {"dim": dim, "fitted_on": fit_pca.fitted_on(job.store)}
+        dim = len(projections.load(job.store).components)
+        return {"dim": dim, "fitted_on": projections.fitted_on(job.store)}
     except StoreMissingError:
         return None
 
 
 def _index(job: Job) -> dict[str, Any] | None:
     try:
-        facts = build_index.facts(job.store)
+        facts = builds.facts(job.store)
         return {key: value for key, value in facts.items() if key not in _INTERNAL}
     except StoreMissingError:
         return None

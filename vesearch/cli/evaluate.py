@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vesearch.cli.options import SKIPPED, Common, with_options
+from vesearch.system.printable import printable
 
 if TYPE_CHECKING:  # imported on use
     from vesearch.evaluation.retrieval import Figures, Query, Retrieval
@@ -58,7 +59,7 @@ def masks(common: Common, annotations: Path, folder: Path, as_json: bool) -> Non
         for name, value in figures.items():
             click.echo(f"  {name.replace('_', ' '):18} {value:.3f}")
     for skip in found.skipped:
-        click.echo(f"skipped: {skip.error}", err=True)
+        click.echo(printable(f"skipped: {skip.path}: {skip.error}"), err=True)
     if found.skipped:
         sys.exit(SKIPPED)
 
@@ -91,11 +92,12 @@ def retrieval(common: Common, labels: Path, as_json: bool, out: Path | None, for
     found = retrieval.evaluate(config, labels)
     if out is not None:
         from vesearch.evaluation import sheet
+        from vesearch.job import Job
 
-        picture.save_png(sheet.draw(found.queries), out)
+        picture.save_png(sheet.draw(found.queries, Job(config).decoders), out)
     click.echo(json.dumps(_plain(found)) if as_json else _text(found))
     for skip in found.skipped:
-        click.echo(f"skipped: {skip.error}", err=True)
+        click.echo(printable(f"skipped: {skip.path}: {skip.error}"), err=True)
     if found.skipped:
         sys.exit(SKIPPED)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vesearch.records import Entities, Match
     from vesearch.search import Look, Result
 
+_OUTCOMES = {"current": "up to date", "updated": "updated", "built": "built"}
 _LISTED = 10  # skipped files named in a summary; `vesearch status` lists all
 
 
@@ -183,7 +184,9 @@ def _built_lines(summary: Summary) -> list[str]:
     if summary.fitted is not None:
         lines.append("projection fitted" if summary.fitted else "projection kept as it was")
     if summary.built is not None:
-        lines.append(f"index {summary.built}{_changes(summary)}: {_index(summary.index)}")
+        lines.append(
+            f"index {_OUTCOMES[summary.built]}{_changes(summary)}: {_index(summary.index)}"
+        )
     return lines
 
 

@@ -6,7 +6,6 @@ Methods), Wang et al. 2023 (MaskCut).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vesearch import masks
+from vesearch.detectors.batching import shrink
 from vesearch.detectors.objectness import Evidence, judge
 from vesearch.detectors.regions import Superpixels, level_sets, merge_tree, partition, superpixels
 from vesearch.detectors.selection import Selection
 from vesearch.networks import devices, lite0
-from vesearch.photos.decode import shrink
 from vesearch.records import Bool, Entities, Float32, UInt8
+from vesearch.system.digests import version_digest
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ class Cuts:
     @property
     def weights_digest(self) -> str:
         """Return a digest that changes with the weights or the algorithm."""
-        return hashlib.sha256(f"{_VERSION} {lite0.weights_digest()}".encode()).hexdigest()[:16]
+        return version_digest(_VERSION, lite0.weights_digest())
 
     def detect(self, images: Sequence[UInt8]) -> list[Entities]:
         """Return the ranked entities of each (h, w, 3) RGB image; never none."""

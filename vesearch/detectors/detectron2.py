@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from vesearch.detectors.selection import Selection
 from vesearch.errors import ModelError
 from vesearch.networks import devices
 from vesearch.records import Entities, UInt8
-from vesearch.system.files import sha256
+from vesearch.system.digests import sha256, version_digest
 from vesearch.weights import download, zoo
 
 if TYPE_CHECKING:
@@ -58,8 +57,7 @@ class Detectron2:
         """Digest of the weights and, for a config file, of all its settings."""
         local = Path(self.model).expanduser().is_file()
         what = self._config.text if local else self.model
-        parts = f"{_VERSION} {what} {sha256(self._weights)}"
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+        return version_digest(_VERSION, what, sha256(self._weights))
 
     def detect(self, images: Sequence[UInt8]) -> list[Entities]:
         """Return the ranked entities of each (h, w, 3) uint8 RGB image.
@@ -70,9 +68,10 @@ class Detectron2:
 
         found: dict[int, Entities] = {}
         with torch.inference_mode(), detectron2_model.quiet():
-            for group in batches(images, devices.resolve(self.device)):
-                inputs = [self._input(images[i]) for i in group]
-                outputs = self._loaded.network(inputs)
+            inputs = [self._input(pixels) for pixels in images]
+            shapes = [self._loaded.padded(one["image"].shape[-2:]) for one in inputs]
+            for group in batches(shapes, devices.resolve(self.device)):
+                outputs = self._loaded.network([inputs[i] for i in group])
                 for i, output in zip(group, outputs, strict=True):
                     found[i] = self._entities(output)
         return [found[i] for i in range(len(images))]

@@ -66,6 +66,11 @@ class Model:
     things: tuple[str, ...] | None
     stuff: tuple[str, ...] | None
 
+    def padded(self, size_hw: tuple[int, int]) -> tuple[int, ...]:
+        """Return the size to which the network pads an image of this one."""
+        step = int(getattr(getattr(self.network, "backbone", None), "size_divisibility", 0)) or 1
+        return tuple(-(-side // step) * step for side in size_hw)
+
 
 def version() -> str:
     """Return detectron2's version. Raises MissingPackageError with the line that installs it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,17 +11,16 @@ from typing import Any
 import numpy as np
 
 from vesearch import masks
-from vesearch.detectors.batching import batches
+from vesearch.detectors.batching import batches, shrink
 from vesearch.detectors.selection import Selection
 from vesearch.networks import devices, lite0
-from vesearch.photos.decode import shrink
 from vesearch.records import Bool, Entities, Float32, Int64, UInt8
-from vesearch.system.files import sha256
+from vesearch.system.digests import sha256, version_digest
 from vesearch.weights import zoo
 
 WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
 _SIDE = 448  # px: the longest side the network sees
-_VERSION = "segmenter-2"  # change it whenever the same outputs may give other entities
+_VERSION = "segmenter-3"  # change it whenever the same outputs may give other entities
 _LEAST_SCORE = 0.1  # below it nothing is found, but the whole image
 _INSIDE = 0.4  # probability: masks cut at one half come out too small
 _SAME = 0.65  # IoU of masks above which the lesser of two is the same thing
@@ -46,8 +44,7 @@ class Segmenter:
     @cached_property
     def weights_digest(self) -> str:
         """Digest of both networks' weights and of what is made of their outputs."""
-        parts = f"{_VERSION} {lite0.weights_digest()} {sha256(self._path)}"
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+        return version_digest(_VERSION, lite0.weights_digest(), sha256(self._path))
 
     def detect(self, images: Sequence[UInt8]) -> list[Entities]:
         """Return the ranked entities of each (h, w, 3) uint8 RGB image; never none.
@@ -59,8 +56,9 @@ class Segmenter:
         self.selection.check_labels(None)
         found: dict[int, Entities] = {}
         with torch.inference_mode():
-            for group in batches(images, devices.resolve(self.device)):
-                outputs = self._forward([images[i] for i in group])
+            small = [shrink(pixels, _SIDE, multiple=32) for pixels in images]
+            for group in batches([s.shape for s in small], devices.resolve(self.device)):
+                outputs = self._forward(np.stack([small[i] for i in group]))
                 for i, output in zip(group, outputs, strict=True):
                     found[i] = self._entities(output, images[i].shape[:2])
         return [found[i] for i in range(len(images))]
@@ -83,14 +81,13 @@ class Segmenter:
         network.roi_heads.score_thresh = _LEAST_SCORE
         return network.to(devices.resolve(self.device), memory_format=torch.channels_last)
 
-    def _forward(self, group: Sequence[UInt8]) -> list[dict[str, Any]]:
-        """Return boxes, scores, small masks and the network's image size of images of one shape."""
+    def _forward(self, small: UInt8) -> list[dict[str, Any]]:
+        """Return boxes, scores, small masks and the image size of (n, h, w, 3) images."""
         from torchvision.models.detection.image_list import ImageList
 
-        small = np.stack([shrink(pixels, _SIDE, multiple=32) for pixels in group])
         size_hw = (small.shape[1], small.shape[2])
         x = lite0.to_input(small, devices.resolve(self.device))
-        model, sizes = self._model, [size_hw] * len(group)
+        model, sizes = self._model, [size_hw] * len(small)
         features = model.backbone(x)
         proposals, _ = model.rpn(ImageList(x, sizes), features)
         found, _ = model.roi_heads(features, proposals, sizes)
@@ -110,9 +107,9 @@ class Segmenter:
             whole = np.ones((1, h, w), bool)
             return masks.to_entities(whole, np.array([_WHOLE_SCORE], np.float32))
         placed = found["boxes"].cpu().numpy() / np.array([size[1], size[0]] * 2, np.float32)
-        rows, best = _first_seen(rows, scores, shares, placed), scores[rows]
+        rows = _first_seen(rows, scores, shares, placed)
         boxes = found["boxes"].new_tensor(placed[rows] * np.array([w, h, w, h], np.float32))
-        return masks.to_entities(_drawn(boxes, small[rows], (h, w)), best)
+        return masks.to_entities(_drawn(boxes, small[rows], (h, w)), scores[rows])
 
 
 def _drawn(boxes: Any, small: Any, size_hw: tuple[int, int]) -> Bool:
@@ -129,8 +126,7 @@ def _first_seen(rows: Int64, scores: Float32, shares: Float32, placed: Float32) 
 
     Of two things that are as sure, the larger and more central one stands out. shares: of the
     image, of each mask; placed: (n, 4) boxes in units of the image's sides. The others keep their
-    order, by score: it is the better one for finding all of them. The caller gives the first the
-    highest score, so that scores fall.
+    order, by score: it is the better one for finding all of them.
     """
     centres = (placed[rows, :2] + placed[rows, 2:]) / 2 - 0.5
     salience = scores[rows] * shares[rows] ** _SIZE_COUNTS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from vesearch.detectors.selection import Selection
 from vesearch.errors import ModelError
 from vesearch.networks import devices
 from vesearch.records import Entities, Float32, UInt8
-from vesearch.system.files import sha256
+from vesearch.system.digests import sha256, version_digest
 from vesearch.weights import download, zoo
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class MaskRCNN:
     @cached_property
     def weights_digest(self) -> str:
         """Digest of the weights file; published ones are fetched when they are missing."""
-        return hashlib.sha256(f"{_VERSION} {sha256(self._weights)}".encode()).hexdigest()[:16]
+        return version_digest(_VERSION, sha256(self._weights))
 
     def detect(self, images: Sequence[UInt8]) -> list[Entities]:
         """Return the ranked entities of each (h, w, 3) uint8 RGB image.
@@ -61,9 +60,12 @@ class MaskRCNN:
 
         found: dict[int, Entities] = {}
         with torch.inference_mode():
-            for group in batches(images, devices.resolve(self.device)):
-                tensors = [self._input(images[i]) for i in group]
-                for i, entities in zip(group, self._forward(tensors), strict=True):
+            inputs = [self._model.transform([self._input(pixels)])[0] for pixels in images]
+            shapes = [tuple(one.tensors.shape) for one in inputs]  # padded
+            for group in batches(shapes, devices.resolve(self.device)):
+                sizes = [images[i].shape[:2] for i in group]
+                outputs = self._forward([inputs[i] for i in group], sizes)
+                for i, entities in zip(group, outputs, strict=True):
                     found[i] = entities
         return [found[i] for i in range(len(images))]
 
@@ -111,19 +113,26 @@ class MaskRCNN:
         chw = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         return chw.to(devices.resolve(self.device)).float().div_(255)
 
-    def _forward(self, tensors: list[torch.Tensor]) -> list[Entities]:
+    def _forward(self, inputs: list[Any], sizes_hw: list[tuple[int, ...]]) -> list[Entities]:
         """Run the model's parts, so that only what is selected gets a mask of the image's size.
 
-        A hundred masks of a 1024 px photo would take 400 MB.
+        A hundred masks of a 1024 px photo would take 400 MB. inputs: what the model's transform
+        makes of each image, padded to one shape; sizes_hw: the images' own.
         """
-        model, size_hw = self._model, (tensors[0].shape[1], tensors[0].shape[2])
+        import torch
+        from torchvision.models.detection.image_list import ImageList
+
+        model = self._model
         self.selection.check_labels(self._names)
-        batch, _ = model.transform(tensors)
+        shrunk = [one.image_sizes[0] for one in inputs]
+        batch = ImageList(torch.cat([one.tensors for one in inputs]), shrunk)
         features = model.backbone(batch.tensors)
         proposals, _ = model.rpn(batch, features)
-        found, _ = model.roi_heads(features, proposals, batch.image_sizes)
-        sizes = zip(found, batch.image_sizes, strict=True)
-        return [self._entities(one, shrunk_hw, size_hw) for one, shrunk_hw in sizes]
+        found, _ = model.roi_heads(features, proposals, shrunk)
+        return [
+            self._entities(one, small_hw, (size_hw[0], size_hw[1]))
+            for one, small_hw, size_hw in zip(found, shrunk, sizes_hw, strict=True)
+        ]
 
     def _entities(
         self, found: dict[str, Any], shrunk_hw: tuple[int, int], size_hw: tuple[int, int]

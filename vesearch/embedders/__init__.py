@@ -22,6 +22,10 @@ class Embedder(Protocol):
     def weights_digest(self) -> str:
         """What stands for the weights in fingerprints; cheap, imports no torch."""
 
+    @property
+    def computes_in(self) -> str:
+        """The precision that embeddings are computed in here, "float32" or "bfloat16"."""
+
     def embed(self, crops: UInt8) -> Float32:
         """Return the (n, dim) embeddings, not normalised, of (n, s, s, 3) uint8 RGB crops."""
 

@@ -19,11 +19,11 @@ class NetworkEmbedder(ABC):
     """Embeds crops in batches; a subclass brings the network.
 
     precision: "float32", "bfloat16", or "auto" (bfloat16 where it is faster).
-    batch_size: crops per forward pass; small ones stay in a CPU's caches.
+    batch_size: crops per forward pass; 0: as many as suit the device.
     """
 
     def __init__(
-        self, *, precision: str = "auto", batch_size: int = 8, device: str = "cpu"
+        self, *, precision: str = "auto", batch_size: int = 0, device: str = "cpu"
     ) -> None:
         self.precision = precision
         self.batch_size = batch_size
@@ -42,6 +42,13 @@ class NetworkEmbedder(ABC):
     def _device(self) -> str:
         return devices.resolve(self.device)
 
+    @property
+    def computes_in(self) -> str:
+        """The precision that embeddings are computed in on this device."""
+        if self.precision != "auto":
+            return self.precision
+        return "bfloat16" if devices.use_bfloat16(self.precision, self._device) else "float32"
+
     def embed(self, crops: UInt8) -> Float32:
         """Return the (n, dim) float32 embeddings of (n, s, s, 3) uint8 RGB crops."""
         import torch
@@ -49,10 +56,11 @@ class NetworkEmbedder(ABC):
         if crops.ndim != 4 or crops.shape[3] != 3 or crops.dtype != np.uint8:
             raise ValueError(f"crops must be (n, s, s, 3) uint8, got {crops.shape} {crops.dtype}")
         out = np.empty((len(crops), self.dim), np.float32)
-        bfloat16 = devices.use_bfloat16(self.precision, self._device)
+        bfloat16 = self.computes_in == "bfloat16"
+        size = self.batch_size or devices.batch_size("embed", self._device)
         with torch.inference_mode():
-            for start in range(0, len(crops), self.batch_size):
-                batch = crops[start : start + self.batch_size]
+            for start in range(0, len(crops), size):
+                batch = crops[start : start + size]
                 features = self._forward(batch, bfloat16=bfloat16)
                 out[start : start + len(batch)] = features.cpu().numpy()
         return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from vesearch.embedders.network import NetworkEmbedder
 from vesearch.errors import ConfigError
 from vesearch.networks.architecture import NORMALISATIONS
 from vesearch.records import UInt8
+from vesearch.system.digests import version_digest
 from vesearch.weights import zoo
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class SimCLR(NetworkEmbedder):
         *,
         weights: str | Path | None = None,
         precision: str = "auto",
-        batch_size: int = 8,
+        batch_size: int = 0,
         device: str = "cpu",
     ) -> None:
         super().__init__(precision=precision, batch_size=batch_size, device=device)
@@ -53,8 +53,7 @@ class SimCLR(NetworkEmbedder):
     def weights_digest(self) -> str:
         """Digest of the weights and of how pixels reach them."""
         header = self._header
-        text = f"{_VERSION} {header.digest} {header.architecture.to_json()}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return version_digest(_VERSION, header.digest, header.architecture.to_json())
 
     @cached_property
     def _path(self) -> Path:

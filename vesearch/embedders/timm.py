@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from vesearch.embedders.network import NetworkEmbedder
 from vesearch.errors import ModelError
 from vesearch.records import UInt8
 from vesearch.registry import did_you_mean
-from vesearch.system.files import sha256
+from vesearch.system.digests import sha256, version_digest
 from vesearch.weights import hub, zoo
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Timm(NetworkEmbedder):
         model: str,
         weights: str = "",
         precision: str = "auto",
-        batch_size: int = 8,
+        batch_size: int = 0,
         device: str = "cpu",
     ) -> None:
         super().__init__(precision=precision, batch_size=batch_size, device=device)
@@ -51,6 +50,11 @@ class Timm(NetworkEmbedder):
 
         return f"timm {timm.__version__}"
 
+    @property
+    def computes_in(self) -> str:
+        """The precision that embeddings are computed in: what was asked for, else float32."""
+        return "bfloat16" if self.precision == "bfloat16" else "float32"
+
     @cached_property
     def dim(self) -> int:
         """Length of an embedding; the network says it."""
@@ -60,8 +64,7 @@ class Timm(NetworkEmbedder):
     @cached_property
     def weights_digest(self) -> str:
         """Digest of the weights file; published ones are fetched when they are missing."""
-        text = f"{_VERSION} {self.model} {sha256(self._path)}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return version_digest(_VERSION, self.model, sha256(self._path))
 
     @cached_property
     def _path(self) -> Path:
@@ -131,7 +134,7 @@ class Timm(NetworkEmbedder):
         import torch
 
         x = self._to_input(crops)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
             features: torch.Tensor = self._network(x)
         return features.float()
 

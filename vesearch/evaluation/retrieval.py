@@ -11,15 +11,13 @@ import numpy as np
 
 from vesearch import projection
 from vesearch.config import Config, ProjectionSettings
+from vesearch.describe import embed_boxes, find_entities
 from vesearch.errors import ConfigError, ImageError
 from vesearch.evaluation import metrics
 from vesearch.evaluation.labels import DISTRACTOR, Label, read_labels
-from vesearch.evaluation.segmentation import Skipped
 from vesearch.job import Job
-from vesearch.photos import decode
-from vesearch.records import Bool, Float32, Frame, Int64
-from vesearch.stages import crop, detect, embed
-from vesearch.stages.batches import batched
+from vesearch.records import Bool, Float32, Frame, Int64, Skipped
+from vesearch.system.ahead import batched
 from vesearch.system.progress import bar
 
 _SHOWN = 5  # first matches that are kept of a query
@@ -213,13 +211,13 @@ class _Collector:
     def collect(self) -> None:
         """Go through the photos; those that cannot be read are skipped."""
         with bar("evaluate", total=len(self._rows), unit="img") as progress:
-            for batch in batched(self._rows, self._job.config.detect.batch_size):
+            for batch in batched(self._rows, self._job.batch_size("detect")):
                 frames: list[tuple[Path, Frame]] = []
                 for path in batch:
                     try:
-                        frames.append((path, decode.read_frame(path, self._job.config.images)))
+                        frames.append((path, self._job.decoders.read(path)))
                     except ImageError as err:
-                        self._skipped.append(Skipped(str(path), f"{path}: {err}"))
+                        self._skipped.append(Skipped(str(path), err.status, str(err)))
                 self._add(frames)
                 progress.update(len(batch))
 
@@ -242,7 +240,7 @@ class _Collector:
 
     def _add(self, frames: Sequence[tuple[Path, Frame]]) -> None:
         began = time.perf_counter()
-        found = detect.detect(self._job.detector, [frame for _, frame in frames])
+        found = find_entities(self._job.detector, [frame for _, frame in frames])
         embedded = [
             self._embedded(frame, entities.boxes_xyxy)
             for (_, frame), entities in zip(frames, found, strict=True)
@@ -268,8 +266,4 @@ class _Collector:
         return self._embedded(frame, row.box[None])
 
     def _embedded(self, frame: Frame, boxes_xyxy: Float32) -> Float32:
-        """Return the embeddings of boxes, through the stages' own functions."""
-        settings = self._job.config.crop
-        jpegs = crop.cut_boxes(frame, boxes_xyxy, settings)
-        made = embed.stored(embed.embed(self._job.embedder, jpegs, settings.size))
-        return made.astype(np.float32)
+        return embed_boxes(self._job.embedder, frame, boxes_xyxy, self._job.config.crop)

@@ -19,26 +19,17 @@ from numpy.typing import NDArray
 
 from vesearch import masks
 from vesearch.config import Config
+from vesearch.describe import find_entities
 from vesearch.errors import ConfigError, ImageError
 from vesearch.job import Job
-from vesearch.photos import decode
-from vesearch.records import Entities
-from vesearch.stages import detect
-from vesearch.stages.batches import batched
+from vesearch.records import Entities, Skipped
+from vesearch.system.ahead import batched
 from vesearch.system.progress import bar
 
 _MOST_BYTES = 2_000_000_000  # of an annotation file
 _RECALL_AT = (10, 20)  # entities per photo
 _WHOLE = 1e6  # areas are given to the evaluator as so many parts of their photo
 _EVERYTHING = 1e10
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A photo that was left out, and why."""
-
-    path: str
-    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +64,18 @@ def evaluate(config: Config, annotations: Path, folder: Path) -> Segmentation:
     found: dict[int, Entities] = {}
     seconds = 0.0
     with bar("detect", total=len(entries), unit="img") as progress:
-        for batch in batched(entries, config.detect.batch_size):
+        for batch in batched(entries, job.batch_size("detect")):
             frames = []
             for entry in batch:
                 path = folder / entry["file_name"]
                 try:
-                    frames.append((entry["id"], decode.read_frame(path, config.images)))
+                    frames.append((entry["id"], job.decoders.read(path)))
                 except ImageError as err:
-                    skipped.append(Skipped(str(path), str(err)))
+                    skipped.append(Skipped(str(path), err.status, str(err)))
             if not found:  # loading the weights is no photo's time
-                detect.detect(job.detector, [frame for _, frame in frames])
+                find_entities(job.detector, [frame for _, frame in frames])
             began = time.perf_counter()
-            detected = detect.detect(job.detector, [frame for _, frame in frames])
+            detected = find_entities(job.detector, [frame for _, frame in frames])
             seconds += time.perf_counter() - began
             found |= {i: e for (i, _), e in zip(frames, detected, strict=True)}
             progress.update(len(batch))
@@ -123,9 +114,7 @@ def score(
     objects = sum(not t["iscrowd"] and t["area"] >= least_share * _WHOLE for t in truth)
     guesses: list[dict[str, Any]] = []
     for image_id, entities in found.items():
-        # what comes later counts for less: the order is what a user sees
-        scores = np.minimum.accumulate(entities.scores)
-        for counts, sure in zip(entities.masks, scores.tolist(), strict=True):
+        for counts, sure in zip(entities.masks, entities.scores.tolist(), strict=True):
             runs = masks.resized(counts, entities.mask_size_hw, sizes[image_id])
             guess = _instance(len(guesses) + 1, image_id, runs, sizes[image_id])
             guesses.append(guess | {"score": sure})

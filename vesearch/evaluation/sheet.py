@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from vesearch.config import ImageSettings
 from vesearch.drawing.paint import Type, printable, shorten, text
 from vesearch.errors import ImageError
 from vesearch.evaluation.retrieval import Query
-from vesearch.photos import decode
+from vesearch.photos.pool import Decoders
 from vesearch.records import Float32
 
 _SIDE, _GAP, _CAPTION = 190, 14, 44  # px of a tile and below it
@@ -21,7 +20,7 @@ _HIT, _MISS, _ASKED = (34, 150, 84), (206, 62, 56), (0, 114, 189)
 _FRAME = 5  # px
 
 
-def draw(queries: Sequence[Query], *, count: int = 12) -> Image.Image:
+def draw(queries: Sequence[Query], decoders: Decoders, *, count: int = 12) -> Image.Image:
     """Return a sheet of the worst queries: a row each, hits in green and misses in red."""
     worst = sorted(queries, key=lambda query: query.ap)[:count]
     columns = 1 + max(len(query.first) for query in worst)
@@ -29,9 +28,11 @@ def draw(queries: Sequence[Query], *, count: int = 12) -> Image.Image:
     page = Image.new("RGB", (columns * step + 3 * _GAP, len(worst) * row + _GAP), _PAGE)
     for number, query in enumerate(worst):
         y = _GAP + number * row
-        page.paste(_tile(query.label.path, _ASKED, query.label.box), (_GAP, y))
+        asked = _tile(decoders, query.label.path, _ASKED, query.label.box)
+        page.paste(asked, (_GAP, y))
         for place, (path, hit) in enumerate(zip(query.first, query.hits, strict=True)):
-            page.paste(_tile(path, _HIT if hit else _MISS), (2 * _GAP + (place + 1) * step, y))
+            tile = _tile(decoders, path, _HIT if hit else _MISS)
+            page.paste(tile, (2 * _GAP + (place + 1) * step, y))
     canvas = np.array(page)
     for number, query in enumerate(worst):
         y = _GAP + number * row + _SIDE
@@ -44,12 +45,14 @@ def draw(queries: Sequence[Query], *, count: int = 12) -> Image.Image:
     return Image.fromarray(canvas)
 
 
-def _tile(path: Path, colour: tuple[int, int, int], box: Float32 | None = None) -> Image.Image:
+def _tile(
+    decoders: Decoders, path: Path, colour: tuple[int, int, int], box: Float32 | None = None
+) -> Image.Image:
     """Return a photo in a coloured frame, with the box that was asked for."""
     tile = Image.new("RGB", (_SIDE, _SIDE), colour)
     inner = _SIDE - 2 * _FRAME
     try:
-        frame = decode.read_frame(path, ImageSettings())
+        frame = decoders.read(path)
     except ImageError:  # gone since
         return tile
     photo = Image.fromarray(frame.pixels)

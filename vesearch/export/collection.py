@@ -18,9 +18,9 @@ from vesearch.export.formats import WRITERS, Batch, check_installed
 from vesearch.job import Job
 from vesearch.records import Bool, Float32
 from vesearch.registry import did_you_mean
-from vesearch.stages import build_index, fit_pca
+from vesearch.store import projections
 from vesearch.store.catalog import Catalog
-from vesearch.store.rows import PER_IMAGE, STRIDE, EntityRows, VectorRows
+from vesearch.store.rows import PER_IMAGE, EntityRows, VectorRows
 from vesearch.store.shards import Store
 from vesearch.system.files import atomic, sync
 from vesearch.system.progress import bar
@@ -59,7 +59,7 @@ def export(job: Job, folder: Path, formats: Sequence[str]) -> Exported:
     files = _files_of(formats, folder)
     if "parquet" in files:
         check_installed()
-    job.open_for_reading()
+    job.open_without_models()
     if folder.resolve().is_relative_to(job.store.path.resolve()):
         raise VesearchError(f"{folder} is inside the store; export to another folder")
     vectors = _Vectors.of(job, files.keys())
@@ -118,7 +118,7 @@ def _batches(store: Store, paths: Mapping[int, list[str]], vectors: _Vectors) ->
             try:
                 rows = store.read(EntityRows, shard)
             except StoreMissingError:
-                if any(i // STRIDE == shard for i in Catalog.of(store).paths_by_image()):
+                if Catalog.of(store).lives_in(shard):
                     raise
                 continue  # none of its images is live any more
             count = int(rows.counts.sum())
@@ -172,12 +172,13 @@ class _Vectors:
         if not _WITH_VECTORS & set(formats):
             return none
         try:
-            projection = fit_pca.load(job.store)
+            projection = projections.load(job.store)
         except StoreMissingError:
             if "npy" in formats:
                 raise
             return none
-        fingerprint = build_index.vectors_fingerprint(job, projection)
+        upstream = job.recorded_fingerprints()["embeddings"]
+        fingerprint = projections.vectors_fingerprint(projection, upstream)
         found = cls(job.store, fingerprint, len(projection.components))
         if "npy" in formats and not any(map(found.has, job.store.shards("vectors"))):
             raise StoreMissingError(

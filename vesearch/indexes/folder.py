@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vesearch.errors import StoreDamagedError, StoreMissingError
-from vesearch.system.files import TEMP_PREFIX, crc32, read_json, remove, sealed_json, sync
+from vesearch.system.digests import crc32
+from vesearch.system.files import TEMP_PREFIX, read_json, remove, sealed_json, sync
 
 MANIFEST = "index.json"
 FORMAT = 1

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from vesearch.errors import ConfigError
 
+_BATCH_SIZES = {"cpu": {"detect": 4, "embed": 8}, "cuda": {"detect": 8, "embed": 64}}
+
 
 def validate(device: str) -> None:
     """Raise ConfigError unless this is a --device value; the GPU itself is looked for later."""
@@ -29,6 +31,15 @@ def resolve(device: str) -> str:
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(f"no GPU {device!r} on this machine; use --device cpu")
     return device
+
+
+def batch_size(section: str, device: str) -> int:
+    """Return how many images ("detect") or crops ("embed") a --device value takes well at once.
+
+    Small ones stay in a CPU's caches; a GPU needs many to be busy, and has room for them.
+    """
+    kind = device if device == "cpu" else resolve(device).partition(":")[0]
+    return _BATCH_SIZES[kind][section]
 
 
 def use_bfloat16(precision: str, device: str) -> bool:

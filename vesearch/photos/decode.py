@@ -5,57 +5,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import math
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
-from vesearch.records import Float32, Frame, UInt8
+from vesearch.photos.formats import formats, open_file
+from vesearch.photos.rgb import SWAPPING_ORIENTATIONS, orientation_of, small_rgb, upright
+from vesearch.records import Frame, UInt8
 from vesearch.system.printable import printable
 from vesearch.system.quiet import quiet
 
-# Formats that Pillow decodes itself; EPS and the like would start other programs.
-FORMATS = (
-    *("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "AVIF", "JPEG2000"),
-    *("TGA", "ICO", "ICNS", "PCX", "SGI", "DDS", "IM", "MSP", "XBM", "SPIDER"),
-)
-ENDINGS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".avif"),
-    *(".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"),
-    *(".jpx", ".tga", ".ico", ".pcx", ".sgi"),
-)
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"BM")
-_ORIENTATION = 0x0112
-_SWAPPING_ORIENTATIONS = (5, 6, 7, 8)
 _MAX_TEXT = 300  # of an error
-_GAP = 2.0  # Pillow's default: a thumbnail is reduced by a whole number, then twice resampled
 # what decoding a large one takes at most (measured), of formats whose decoders hide lack of memory
 _PIXEL_BYTES = {"JPEG": 9, "MPO": 9, "WEBP": 17, "JPEG2000": 21}
 _PROCESS_BYTES = 150_000_000  # what a process takes that has decoded nothing yet
-_BAND_PIXELS = 4_000_000
-
-
-def looks_like_image(path: Path) -> bool:
-    """Tell by its ending, or else by its first bytes, whether a file claims to be an image."""
-    if path.suffix.lower() in ENDINGS:
-        return True
-    try:
-        with _opened(path) as file:
-            head = file.read(16)
-    except OSError:
-        return False
-    webp_or_avif = head[8:12] == b"WEBP" or head[4:12] == b"ftypavif"
-    return head.startswith(_MAGIC) or webp_or_avif
 
 
 def read_frame(path: Path, limits: ImageSettings) -> Frame:
@@ -70,7 +40,7 @@ def read_bytes(path: Path, limits: ImageSettings) -> bytes:
     """Read a whole regular file that nobody is writing to. Raises ImageError."""
     try:
         _check(path.stat(), limits)  # before it is opened: opening a device may do something
-        with _opened(path) as file:
+        with open_file(path) as file:
             before = os.fstat(file.fileno())
             _check(before, limits)
             data = _read(file, before.st_size + 1)
@@ -87,11 +57,6 @@ def read_bytes(path: Path, limits: ImageSettings) -> bytes:
     if not data:
         raise ImageError("the file is empty")
     return data
-
-
-def _opened(path: Path) -> io.FileIO:
-    """Open a file for reading; where a pipe has come, do not wait for its writer."""
-    return io.FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
 
 
 def _check(info: os.stat_result, limits: ImageSettings) -> None:
@@ -166,10 +131,10 @@ def _load(image: ImageFile.ImageFile, limits: ImageSettings) -> tuple[UInt8, tup
     if drafted is None:  # while loading, Pillow itself turns a TIFF upright
         width, height = image.size
         _check_size(image.size, limits)  # an icon tells its size only now
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     # a copy: writable, as torch wants it
-    pixels = np.array(_upright(_small_rgb(image, limits.max_side), orientation))
-    swapped = orientation in _SWAPPING_ORIENTATIONS
+    pixels = np.array(upright(small_rgb(image, limits.max_side), orientation))
+    swapped = orientation in SWAPPING_ORIENTATIONS
     return pixels, (height, width) if swapped else (width, height)
 
 
@@ -224,117 +189,6 @@ def _too_much_memory(limits: ImageSettings) -> ImageError:
     return ImageError(text, status="too_large")
 
 
-def shrink(pixels: UInt8, side: int, *, multiple: int = 1) -> UInt8:
-    """Return (h, w, 3) pixels with `side` as the longest side, both rounded to the multiple."""
-    h, w = pixels.shape[:2]
-    scale = side / max(h, w) / multiple
-    size = (max(1, round(w * scale)) * multiple, max(1, round(h * scale)) * multiple)
-    resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(resized)
-
-
-@cache
-def formats() -> tuple[str, ...]:
-    """Return the formats that this Pillow was built with, common ones first."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
 def digest_of(data: bytes) -> str:
     """Return the content digest (BLAKE2b, 128 bits) as hex."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 where there is none or it cannot be read."""
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF raises anything; the pixels are still good
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn decoded pixels upright by EXIF orientation (Exif 2.3, tag 274)."""
-    turn = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }.get(orientation)
-    return image if turn is None else image.transpose(turn)
-
-
-def _small_rgb(image: Image.Image, max_side: int) -> Image.Image:
-    """Return 8-bit RGB with the longest side at most max_side.
-
-    As if all of the image were converted and then made a thumbnail by Pillow; but converting and
-    the thumbnail's first step go band by band, since a copy of a large image takes gigabytes.
-    """
-    (w, h), size = image.size, _size_within(image.size, max_side)
-    if image.mode == "RGB" and "transparency" not in image.info:
-        shrink = size != image.size
-        return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=_GAP) if shrink else image
-    factors = int(w / size[0] / _GAP) or 1, int(h / size[1] / _GAP) or 1
-    rows = factors[1] * max(1, _BAND_PIXELS // (w * factors[1]))
-    boxes = [(0, top, w, min(top + rows, h)) for top in range(0, h, rows)]
-    deep = image.mode.startswith("I") or image.mode == "F"
-    white = _white_level(image, boxes) if deep else 0.0
-    reduced = Image.new("RGB", (-(-w // factors[0]), -(-h // factors[1])))
-    for box in boxes:
-        band = image.crop(box)
-        rgb = _from_deep_grey(np.asarray(band), white) if deep else _to_rgb(band)
-        reduced.paste(rgb.reduce(factors), (0, box[1] // factors[1]))
-    if size == image.size:
-        return reduced
-    whole = (0.0, 0.0, w / factors[0], h / factors[1])
-    return reduced.resize(size, Image.Resampling.BICUBIC, box=whole)
-
-
-def _size_within(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Return width and height that fit into a square, rounded as Pillow's thumbnail does."""
-    if max(size) <= side:
-        return size
-    aspect = size[0] / size[1]
-    if aspect <= 1:
-        return _nearer(side * aspect, lambda x: abs(aspect - x / side)), side
-    return side, _nearer(side / aspect, lambda y: abs(aspect - side / y) if y else 0.0)
-
-
-def _nearer(number: float, off: Callable[[int], float]) -> int:
-    return max(1, min(math.floor(number), math.ceil(number), key=off))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return 8-bit RGB of anything but deep grey: transparency laid on white."""
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, "white")
-        return Image.alpha_composite(white, layered).convert("RGB")
-    return image.convert("RGB")
-
-
-def _white_level(image: Image.Image, boxes: Sequence[tuple[int, int, int, int]]) -> float:
-    """Return which value of 16- or 32-bit grey is white."""
-    bands = (np.asarray(image.crop(box)) for box in boxes)
-    peaks = [(_finite(values).max(initial=0), values.dtype.kind) for values in bands]
-    peak, is_float = float(max(peak for peak, _ in peaks)), peaks[0][1] == "f"
-    if is_float and peak <= 1:
-        return 1.0
-    if peak > 65535:
-        return peak
-    return 65535.0 if peak > 255 else 255.0
-
-
-def _finite(values: NDArray[Any]) -> Float32:
-    finite: Float32 = np.nan_to_num(values.astype(np.float32))
-    return finite
-
-
-def _from_deep_grey(values: NDArray[Any], white: float) -> Image.Image:
-    """Scale (h, w) 16- or 32-bit grey to 8 bits; Pillow alone would clip at 255."""
-    grey: UInt8 = np.clip(_finite(values) * (255 / white), 0, 255).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")

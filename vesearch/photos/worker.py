@@ -1,4 +1,4 @@
-"""Decode files on request: what runs in a process of vesearch.decoders."""
+"""Decode images on request: what runs in a process of vesearch.photos.process."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ from PIL import Image
 from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
 from vesearch.photos import decode
+from vesearch.photos.formats import formats
 from vesearch.records import UInt8
 
 LENGTH = struct.Struct(">I")  # goes before each message
 READY = {"ready": True}
+# a request begins with what follows: a file's name, or its bytes
+PATH, DATA = b"p", b"d"
+_PART_BYTES = 1 << 20
 
 
 def serve(lifeline: int) -> None:
@@ -33,7 +37,7 @@ def serve(lifeline: int) -> None:
     answers = os.dup(1)  # a library that prints must not answer
     os.dup2(2, 1)
     limits = ImageSettings(**json.loads(_receive() or b"{}"))
-    decode.formats()  # imports Pillow's decoders
+    formats()  # imports Pillow's decoders
     warnings.simplefilter("ignore")
     # Pillow's own bound, on what an image holds inside too, is one for all of a process: it refuses
     # what has over twice as many pixels
@@ -42,8 +46,8 @@ def serve(lifeline: int) -> None:
     _end_with(lifeline)
     with contextlib.suppress(BrokenPipeError):  # nobody wants the answer
         _answer(answers, READY)
-        while (name := _receive()) is not None:
-            _answer(answers, *_decode(name, limits))
+        while (request := _receive()) is not None:
+            _answer(answers, *_decode(request, limits))
 
 
 def _receive() -> bytes | None:
@@ -53,13 +57,14 @@ def _receive() -> bytes | None:
 
 
 def _exactly(count: int) -> bytes | None:
-    data = b""
-    while len(data) < count:
-        more = os.read(0, count - len(data))
-        if not more:
+    parts, left = [], count
+    while left:
+        part = os.read(0, min(left, _PART_BYTES))
+        if not part:
             return None
-        data += more
-    return data
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
 
 
 def _answer(fd: int, header: dict[str, Any], pixels: UInt8 | None = None) -> None:
@@ -70,11 +75,14 @@ def _answer(fd: int, header: dict[str, Any], pixels: UInt8 | None = None) -> Non
             part = part[os.write(fd, part) :]
 
 
-def _decode(name: bytes, limits: ImageSettings) -> tuple[dict[str, Any], UInt8 | None]:
-    """Return the answer about one file; an alarm ends the process when that takes too long."""
+def _decode(request: bytes, limits: ImageSettings) -> tuple[dict[str, Any], UInt8 | None]:
+    """Return the answer to one request; an alarm ends the process when that takes too long."""
     signal.setitimer(signal.ITIMER_REAL, limits.max_seconds)
     try:
-        frame = decode.read_frame(Path(os.fsdecode(name)), limits)
+        if request[:1] == PATH:
+            frame = decode.read_frame(Path(os.fsdecode(request[1:])), limits)
+        else:
+            frame = decode.decode(request[1:], limits)
     except ImageError as err:
         return {"error": str(err), "status": err.status}, None
     finally:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from vesearch.errors import VesearchError
 from vesearch.job import Job
-from vesearch.stages import scan
+from vesearch.stages.walking import Found
 from vesearch.store.catalog import Catalog
+from vesearch.store.log import log_removed
+from vesearch.system.files import is_gone
 
 
 def remove_named(job: Job, patterns: Sequence[str]) -> list[str]:
@@ -23,20 +25,20 @@ def remove_named(job: Job, patterns: Sequence[str]) -> list[str]:
     with job.store.lock():
         catalog = Catalog.of(job.store)
         paths = matching(patterns, catalog)
-        log_removed(job, paths, catalog, fingerprint)
+        log_removed(job.store, paths, catalog, fingerprint)
     return [os.fsdecode(path) for path in paths]
 
 
-def vanished(folders: Sequence[Path], catalog: Catalog, found: scan.Found) -> list[bytes]:
+def vanished(folders: Sequence[Path], catalog: Catalog, found: Found) -> list[bytes]:
     """Return the known paths below folders that a walk has not found and that are gone.
 
     What cannot be read just now is not gone.
     """
     seen = set(found.seen)
-    return [p for p in _below(folders, catalog) if p not in seen and scan.is_gone(p)]
+    return [p for p in _below(folders, catalog) if p not in seen and is_gone(p)]
 
 
-def refuse_unmounted(folders: Sequence[Path], catalog: Catalog, found: scan.Found) -> None:
+def refuse_unmounted(folders: Sequence[Path], catalog: Catalog, found: Found) -> None:
     """Raise VesearchError when more than half of the known files below folders are gone.
 
     A file that was moved, going by size and time, is not.
@@ -66,16 +68,6 @@ def matching(patterns: Sequence[str], catalog: Catalog) -> list[bytes]:
             raise VesearchError(f"{pattern}: no file of the collection has this path")
         named |= own
     return [path for path in known if path in named]
-
-
-def log_removed(job: Job, paths: Sequence[bytes], catalog: Catalog, fingerprint: str) -> None:
-    """Log that paths are no longer in the collection."""
-    log = scan.ShardLog(scan.next_shard(job.store), catalog)
-    for path in paths:
-        log.drop(path)
-    if len(log):
-        job.store.write(log.shard, log.rows(), fingerprint)
-        catalog.extend(log.shard, log.rows())
 
 
 def _below(folders: Sequence[Path], catalog: Catalog) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
 from vesearch.records import Bool, Int64
-from vesearch.store.rows import ImageRows
+from vesearch.store.rows import STRIDE, ImageRows
 from vesearch.store.shards import Store
 from vesearch.system.files import remove
 
@@ -174,6 +174,10 @@ class Catalog:
             if place.image_id >= 0:
                 paths.setdefault(place.image_id, []).append(os.fsdecode(path))
         return paths
+
+    def lives_in(self, shard: int) -> bool:
+        """Tell whether a shard has an image that has a path."""
+        return any(place.image_id // STRIDE == shard for place in self.places.values())
 
     def skipped(self) -> Iterator[tuple[str, Place]]:
         """Yield the paths that are no usable image, and why."""

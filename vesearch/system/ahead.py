@@ -1,10 +1,11 @@
-"""Work ahead of the consumer in other threads, in order and within bounds."""
+"""Work on a stream: in batches, and ahead of its consumer, in order and within bounds."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -29,3 +30,10 @@ def ahead(
     finally:  # an error or an interrupt: what has not begun need not
         for future in under_way:
             future.cancel()
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of up to size items; the last may be shorter (as Python 3.12's itertools)."""
+    stream = iter(items)
+    while batch := list(islice(stream, size)):
+        yield batch

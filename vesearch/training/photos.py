@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from vesearch import masks
-from vesearch.config import ImageSettings
-from vesearch.photos import decode
+from vesearch.config import ImageSettings, RunSettings
+from vesearch.photos import pool
 from vesearch.records import UInt8
 
 _HELD_OUT_OF = 5  # every fifth photo is for measuring
@@ -56,13 +56,14 @@ def read_photos(folder: Path, *, complete: str, held_out: bool) -> Iterator[Phot
     held_out: leave out every fifth photo.
     """
     content = json.loads((folder / "instances.json").read_text())
+    decoders = pool.shared(ImageSettings(), RunSettings().workers)
     annotations: dict[int, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
         annotations.setdefault(annotation["image_id"], []).append(annotation)
     for entry in content["images"]:
         if held_out and is_held_out(entry["id"]):
             continue
-        pixels = decode.read_frame(folder / "images" / entry["file_name"], ImageSettings()).pixels
+        pixels = decoders.read(folder / "images" / entry["file_name"]).pixels
         size = (entry["height"], entry["width"])
         found = annotations.get(entry["id"], [])
         objects = [masks.from_coco(a["segmentation"], size) for a in found if not a.get("iscrowd")]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from vesearch.errors import DigestError, DownloadError
-from vesearch.system import files
+from vesearch.system import digests, files
 from vesearch.system.progress import bar
 from vesearch.weights import remote, zoo
 
@@ -82,7 +82,7 @@ def fetch_known(url: str, path: Path, *, advice: str = "") -> None:
 
 def compare_digests(path: Path, *, sha256: str | None = None, md5: str | None = None) -> str:
     """Return a file's sha256 in hex. Raises DigestError unless the digests begin as given."""
-    found = {"sha256": files.sha256(path)}
+    found = {"sha256": digests.sha256(path)}
     if md5 is not None:
         found["md5"] = _md5(path)
     for name, expected in (("sha256", sha256), ("md5", md5)):

@@ -1,0 +1,152 @@
+"""The builds of the index: each in a folder of its own, one of them in use."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
+from vesearch.indexes import INDEXES, Index
+from vesearch.indexes.rows import Keys
+from vesearch.projection import Projection
+from vesearch.records import Float32, Int64
+from vesearch.store import projections
+from vesearch.store.shards import Store
+from vesearch.system.files import read_json, remove, write_json, write_text
+
+FORMAT = 2  # of a build's folder; the first had other entity ids, and no projection
+_REBUILD = "run: vesearch build-index"
+_COLUMNS = ("entity_ids", "image_ids", "keys", "pair_similarities")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Build:
+    """A built index and what it needs to be understood.
+
+    entity_ids, image_ids, keys: (n,) row of the index -> entity id, the id of its image, and a
+        digest of its vector.
+    pair_similarities: sorted cosines of random entity pairs.
+    projection: what the vectors were made with.
+    facts: backend, entities, recall and what else was measured.
+    """
+
+    index: Index
+    entity_ids: Int64
+    image_ids: Int64
+    keys: Keys
+    pair_similarities: Float32
+    projection: Projection
+    facts: dict[str, Any]
+
+
+def load(store: Store) -> Build:
+    """Open the current index. Raises StoreMissingError or StoreDamagedError."""
+    while True:
+        folder = current(store)
+        try:
+            return _load(store, folder)
+        except (StoreMissingError, StoreDamagedError):
+            if current(store) == folder:
+                raise
+            # builds overtook this one while it was opened: it was not damaged but cleared away
+
+
+def load_if_whole(store: Store) -> Build | None:
+    """Open the current index; None where there is none, or it is damaged."""
+    try:
+        return load(store)
+    except (StoreMissingError, StoreDamagedError):
+        return None
+
+
+def current(store: Store) -> Path:
+    """Return the folder of the index in use. Raises StoreMissingError or StoreDamagedError."""
+    file = store.path / "index" / "current"
+    try:
+        name, _, crc = file.read_text(encoding="ascii", errors="replace").strip().partition(" ")
+    except FileNotFoundError as err:
+        raise StoreMissingError(f"store {store.path} has no index yet; {_REBUILD}") from err
+    except OSError as err:
+        raise StoreError(f"cannot read {file}: {err.strerror}") from err
+    if not name.isdigit() or crc not in ("", _crc(name)):  # earlier versions wrote the name alone
+        raise StoreDamagedError(f"{file} is damaged; {_REBUILD}")
+    return store.path / "index" / name
+
+
+def facts(store: Store) -> dict[str, Any]:
+    """Return what the current index's build recorded."""
+    return _facts(current(store))
+
+
+def commit(store: Store, build: Build) -> None:
+    """Save a build beside the current one, then switch to it. Raises StoreError."""
+    home, before = store.path / "index", _name_of_current(store)
+    folder = home / f"{int(before or 0) + 1:06d}"
+    columns = {name: getattr(build, name) for name in _COLUMNS}
+    try:
+        for other in _builds(home):
+            if int(other.name) > int(before or 0):
+                remove(other)  # the rest of one that was killed
+        build.index.save(folder / "backend")
+        store.write_file(folder / "entities.h5", columns, build.facts["made_of"])
+        projections.copy(store, projections.path_of(store), folder / "projection.h5")
+        write_json(folder / "build.json", {"format": FORMAT, **build.facts})
+        write_text(home / "current", f"{folder.name} {_crc(folder.name)}\n")
+        drop_old_builds(store, but=before)  # queries may be just opening that one
+    except OSError as err:
+        raise StoreError(f"cannot write {folder}: {err.strerror or err}") from err
+    finally:
+        if _name_of_current(store) != folder.name:  # on a full disk every byte is wanted
+            with contextlib.suppress(OSError):
+                remove(folder)
+
+
+def drop_old_builds(store: Store, *, but: str | None = None) -> None:
+    """Remove all builds that are not in use."""
+    used = _name_of_current(store)
+    for build in _builds(store.path / "index"):
+        if used is not None and build.name not in (used, but):
+            remove(build)
+
+
+def _builds(home: Path) -> list[Path]:
+    return [build for build in home.glob("[0-9]*") if build.name.isdigit()]
+
+
+def _name_of_current(store: Store) -> str | None:
+    try:
+        return current(store).name
+    except (StoreMissingError, StoreDamagedError):
+        return None
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        known = read_json(folder / "build.json")
+        known["backend"], known["entities"], known["made_of"]
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise StoreDamagedError(f"{folder} is damaged; {_REBUILD}") from err
+    if known.get("format") != FORMAT:
+        raise StoreMissingError(f"{folder} was made by another version of vesearch; {_REBUILD}")
+    return known
+
+
+def _load(store: Store, folder: Path) -> Build:
+    facts = _facts(folder)
+    columns = store.read_file(folder / "entities.h5", _COLUMNS)
+    index: Index = INDEXES.create(facts["backend"])
+    index.load(folder / "backend")
+    if len(index) != len(columns["entity_ids"]):
+        raise StoreDamagedError(
+            f"{folder} has {len(index)} vectors for {len(columns['entity_ids'])} entities; "
+            f"{_REBUILD}"
+        )
+    projection = projections.load_from(store, folder / "projection.h5")
+    return Build(index=index, facts=facts, projection=projection, **columns)
+
+
+def _crc(name: str) -> str:
+    return f"{zlib.crc32(name.encode()):08x}"

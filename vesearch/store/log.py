@@ -1,0 +1,156 @@
+"""The log of images while it grows: a new shard, and what it says of each path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from vesearch.records import Frame
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import (
+    STRIDE,
+    CropRows,
+    EmbeddingRows,
+    EntityRows,
+    ImageRows,
+    VectorRows,
+)
+from vesearch.store.shards import Store
+from vesearch.system.files import is_gone
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file as it was found on the disk: its path, bytes and modification time."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """One row of ImageRows; without an image, what its columns hold where nothing is known."""
+
+    path: bytes
+    status: str
+    image_id: int = -1
+    size: int = 0
+    mtime_ns: int = 0
+    width: int = 0
+    height: int = 0
+    digest: str | None = None
+    error: str | None = None
+
+
+def image_rows(rows: list[LogRow]) -> ImageRows:
+    """Return rows as a table."""
+    names = [field.name for field in fields(LogRow)]
+    column: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
+    return ImageRows(
+        paths=tuple(column["path"]),
+        image_ids=np.array(column["image_id"], np.int64),
+        sizes=np.array(column["size"], np.int64),
+        mtimes_ns=np.array(column["mtime_ns"], np.int64),
+        widths=np.array(column["width"], np.int64),
+        heights=np.array(column["height"], np.int64),
+        digests=tuple(column["digest"]),
+        statuses=tuple(column["status"]),
+        errors=tuple(column["error"]),
+    )
+
+
+class ShardLog:
+    """The images rows of one shard while it is filled."""
+
+    def __init__(self, shard: int, catalog: Catalog) -> None:
+        self.shard = shard
+        self.catalog = catalog
+        self._own: dict[str, int] = {}  # content seen in this very shard
+        self._dropped: set[bytes] = set()
+        self._rows: list[LogRow] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, file: FoundFile, frame: Frame) -> int | None:
+        """Log a usable image; return its id where the content is new, else None.
+
+        Where the content is known, its other paths that are gone are logged as removed: the file
+        was moved.
+        """
+        row_id, digest = self.shard * STRIDE + len(self), frame.digest
+        image_id = self.catalog.by_digest.get(digest, self._own.get(digest, row_id))
+        known = self.catalog.places.get(file.path)
+        is_back = known is not None and known.image_id == image_id  # touched, or restored
+        status = "ok" if image_id == row_id else "duplicate"
+        self._own.setdefault(digest, image_id)
+        self._rows.append(
+            LogRow(
+                path=file.path,
+                status=known.status if known is not None and is_back else status,
+                image_id=image_id,
+                size=file.size,
+                mtime_ns=file.mtime_ns,
+                width=frame.width,
+                height=frame.height,
+                digest=digest,
+            )
+        )
+        if image_id == row_id:
+            return image_id
+        if not is_back:
+            self._drop_gone(image_id, but=file.path)
+        return None
+
+    def refuse(self, file: FoundFile, status: str, error: str) -> None:
+        """Log a file that is no usable image, and why."""
+        self._rows.append(
+            LogRow(file.path, status, size=file.size, mtime_ns=file.mtime_ns, error=error)
+        )
+
+    def drop(self, path: bytes) -> None:
+        """Log that a path is no longer in the collection."""
+        self._dropped.add(path)
+        self._rows.append(LogRow(path, "removed"))
+
+    def lose(self, path: bytes, digest: str | None, error: str | None) -> None:
+        """Log that a path's content, of this digest, could not be read again, and why."""
+        self._rows.append(LogRow(path, "lost", digest=digest, error=error))
+
+    def rows(self) -> ImageRows:
+        """Return the shard's table."""
+        return image_rows(self._rows)
+
+    def _drop_gone(self, image_id: int, *, but: bytes) -> None:
+        for path in self.catalog.paths_of(image_id):
+            if path != but and path not in self._dropped and is_gone(path):
+                self.drop(path)
+
+
+def next_shard(store: Store) -> int:
+    """Return the number of the shard after the last of any kind: ids are never used twice."""
+    kinds = (kind.KIND for kind in (ImageRows, EntityRows, CropRows, EmbeddingRows, VectorRows))
+    return max((shard for kind in kinds for shard in store.shards(kind)), default=-1) + 1
+
+
+def count_images(store: Store, shard: int) -> int:
+    """Return how many images of a logged shard are new there: no copies, no unusable files."""
+    return len(store.read(ImageRows, shard, "image_ids").own(shard))
+
+
+def log_removed(store: Store, paths: list[bytes], catalog: Catalog, fingerprint: str) -> None:
+    """Log that paths are no longer in the collection."""
+    log = ShardLog(next_shard(store), catalog)
+    for path in paths:
+        log.drop(path)
+    commit(store, log, fingerprint)
+
+
+def commit(store: Store, log: ShardLog, fingerprint: str) -> None:
+    """Write a shard of the log, if it says anything, and let its catalogue know."""
+    if len(log):
+        store.write(log.shard, log.rows(), fingerprint)
+        log.catalog.extend(log.shard, log.rows())
