@@ -26,12 +26,12 @@ from vesearch.photos import decode as module
 from vesearch.photos.decode import (
     decode,
     digest_of,
-    one_line,
     read_bytes,
     read_frame,
 )
 from vesearch.photos.formats import looks_like_image
 from vesearch.records import Frame, UInt8
+from vesearch.system.printable import one_line
 
 LIMITS = ImageSettings()
 NASTY = Path(__file__).parents[2] / "shared/data/nasty"

@@ -19,7 +19,7 @@ MAY = {
     "records": set(),
     "system": set(),
     "registry": {"errors"},
-    "config": {"errors", "registry"},
+    "config": {"errors", "registry", "system"},
     "weights": {"registry", *_BASE},
     "masks": {"records"},
     "projection": {"records"},

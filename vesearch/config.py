@@ -9,6 +9,7 @@ from typing import Any
 
 from vesearch.errors import ConfigError
 from vesearch.registry import did_you_mean
+from vesearch.system.printable import one_line
 
 _MAX_FILE_BYTES = 1 << 20
 Scalar = int | float | str | bool
@@ -221,7 +222,7 @@ def read_yaml_mapping(path: Path) -> dict[Any, Any]:
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path}: cannot be read: {err}") from err
     except yaml.YAMLError as err:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(err).split())}") from err
+        raise ConfigError(f"{path}: not valid YAML: {one_line(str(err))}") from err
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):

@@ -66,11 +66,6 @@ class Backbone:
         return f"the others look most like {self.architecture.name}"
 
 
-def printable(text: str) -> str:
-    """Return a text from a checkpoint as one line that leaves a terminal alone."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
 def is_copy(name: str) -> bool:
     """Return whether a name speaks of a copy (momentum, target, …) of the trained network."""
     return not _COPIES.isdisjoint(re.split(r"[._/]", name.lower()))

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vesearch.checkpoints import converted, pytorch, tensorflow, variables
-from vesearch.checkpoints.backbone import Backbone, printable
+from vesearch.checkpoints.backbone import Backbone
 from vesearch.checkpoints.converted import Header
 from vesearch.errors import ConfigError, ModelError
 from vesearch.networks import resnet
 from vesearch.networks.architecture import NORMALISATIONS, Architecture
 from vesearch.registry import did_you_mean
+from vesearch.system.printable import printable
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def convert(
         backbone.validate()
         architecture = _normalised(backbone.architecture, normalise)
         shapes = resnet.tensor_shapes(architecture)
-        name = printable(source.path.name)[: converted.LONGEST_SOURCE]
+        name = printable(source.path.name, instead="?")[: converted.LONGEST_SOURCE]
 
         def header_of(digest: str) -> Header:
             return Header(architecture, digest, name, source.kind)
@@ -66,7 +67,8 @@ def convert(
     except ModelError as err:
         named = str(source.path) in str(err)  # by what read the file
         # a hostile checkpoint may name its tensors with line ends or a terminal's escapes
-        raise ModelError(printable(str(err) if named else f"{source.path}: {err}")) from err
+        text = str(err) if named else f"{source.path}: {err}"
+        raise ModelError(printable(text, instead="?")) from err
     trained = [shape for name, shape in shapes.items() if "running_" not in name]
     return Converted(
         out, architecture, sum(map(math.prod, trained)), header.source, header.kind, header.digest

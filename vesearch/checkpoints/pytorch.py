@@ -19,6 +19,7 @@ from vesearch.errors import ModelError
 from vesearch.networks import resnet
 from vesearch.networks.architecture import BLOCKS, NORMALISATIONS, STEM_CHANNELS, Architecture
 from vesearch.records import Float32
+from vesearch.system.printable import one_line
 
 _DEEPEST = 6  # dicts within dicts
 _FEWEST = 8  # layers of blocks that make a ResNet; a head has fewer of such names
@@ -100,6 +101,12 @@ def _reason(err: Exception) -> str:
     if isinstance(err, pickle.UnpicklingError) and "Unsupported" in text and "operand" not in text:
         return "holds objects that are not weights, which are not loaded"
     return "damaged or no PyTorch checkpoint"
+
+
+def misfit(err: Exception) -> str:
+    """Return the first thing that does not fit, of what load_state_dict raised."""
+    _, *complaints = str(err).split("\n\t")
+    return one_line(complaints[0] if complaints else str(err))
 
 
 def find(checkpoint: object) -> Backbone:

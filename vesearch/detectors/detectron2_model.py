@@ -16,6 +16,7 @@ from vesearch.detectors import pickled
 from vesearch.errors import ConfigError, MissingPackageError, ModelError
 from vesearch.networks import devices
 from vesearch.registry import did_you_mean
+from vesearch.system.printable import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -280,4 +281,4 @@ def quiet() -> Iterator[None]:
 
 
 def _line(err: BaseException) -> str:
-    return f"{type(err).__name__}: {' '.join(str(err).split())[:300]}"
+    return one_line(f"{type(err).__name__}: {err}")

@@ -19,7 +19,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
-from vesearch.checkpoints import tensorfile
+from vesearch.checkpoints import pytorch, tensorfile
 from vesearch.errors import ModelError
 from vesearch.networks import lite0
 from vesearch.networks.folding import fold_batch_norms
@@ -139,8 +139,7 @@ def load_tensors(network: SegmenterNetwork, path: Path) -> None:
     try:
         fit = network.load_state_dict(tensors, strict=False)
     except RuntimeError as err:
-        first = str(err).splitlines()[1:2] or [str(err)]
-        raise ModelError(f"{path} does not fit the segmenter: {first[0].strip()}") from err
+        raise ModelError(f"{path} does not fit the segmenter: {pytorch.misfit(err)}") from err
     # what an older run has left as it was is the embedder's
     missing = [name for name in fit.missing_keys if not name.startswith(_BACKBONE)]
     if odd := [*fit.unexpected_keys, *missing]:

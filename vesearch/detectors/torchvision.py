@@ -99,8 +99,8 @@ class MaskRCNN:
         try:
             model.load_state_dict(tensors)
         except RuntimeError as err:
-            first = str(err).splitlines()[1:2] or [str(err)]
-            raise ModelError(f"{self._weights} does not fit {_MODEL}: {first[0].strip()}") from err
+            misfit = pytorch.misfit(err)
+            raise ModelError(f"{self._weights} does not fit {_MODEL}: {misfit}") from err
         # below min_score nothing is kept: it need not get a mask either
         model.roi_heads.score_thresh = max(model.roi_heads.score_thresh, self.selection.min_score)
         model.eval().requires_grad_(False).to(memory_format=torch.channels_last)

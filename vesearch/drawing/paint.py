@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from vesearch.records import Bool, Float32, UInt8
+from vesearch.system.printable import printable
 
 Colour = tuple[int, int, int]
 Floats = NDArray[np.floating]
@@ -160,6 +161,7 @@ def text_width(string: str, size: int) -> float:
 
 def shorten(string: str, size: int, width: float) -> str:
     """Return the text with letters of its middle left out until it is at most width pixels wide."""
+    string = _drawable(string)
     if text_width(string, size) <= width:
         return string
     low, high = 0, len(string)
@@ -172,10 +174,9 @@ def shorten(string: str, size: int, width: float) -> str:
     return _halves(string, low)
 
 
-def printable(string: str) -> str:
-    """Return the text with "?" for what cannot be shown, such as undecodable bytes of a name."""
-    composed = unicodedata.normalize("NFC", string)
-    return "".join(letter if letter.isprintable() else "?" for letter in composed)
+def _drawable(string: str) -> str:
+    """Return the text in whole letters, with "?" for what cannot be shown."""
+    return printable(unicodedata.normalize("NFC", string), instead="?")
 
 
 def _halves(string: str, keep: int) -> str:
@@ -185,7 +186,7 @@ def _halves(string: str, keep: int) -> str:
 @lru_cache(maxsize=256)
 def _lettering(string: str, size: int) -> tuple[ImageFont.FreeTypeFont, str]:
     """Return the font with the most of the text's letters, and the text in letters it has."""
-    string = printable(string)
+    string = _drawable(string)
     best = min(_FONTS, key=lambda name: sum(_lacks(name, letter) for letter in set(string)))
     plain = (unicodedata.normalize("NFKD", x)[0] if _lacks(best, x) else x for x in string)
     font = _font(best, size)

@@ -16,7 +16,6 @@ from vesearch.drawing.paint import (
     Type,
     blend,
     inside,
-    printable,
     rounded_field,
     shorten,
     text,
@@ -78,7 +77,7 @@ def draw_matches(
     page_width = left + columns * tile_width + (columns - 1) * _GAP + _MARGIN
     page = np.full((top + height + _MARGIN - 16, page_width, 3), _PAGE, np.uint8)
     if title:
-        line = shorten(printable(title), 34, page_width - 2 * _MARGIN)
+        line = shorten(title, 34, page_width - 2 * _MARGIN)
         text(page, (_MARGIN, _MARGIN + 26), line, Type(34, _INK, True))
     _put(page, query, _MARGIN, top)
     _query_caption(page, (_MARGIN, top + query.shape[0]), selected, len(entities))
@@ -197,8 +196,8 @@ def _percent(percentile: float) -> str:
 def _name(path: str, room: float) -> str:
     """Return a file's name, with its folder's where both fit: cameras count from 1 in each."""
     parts = PurePath(path).parts
-    both = printable("/".join(parts[-2:]).removeprefix("//"))
-    return both if text_width(both, 16) <= room else printable(parts[-1] if parts else path)
+    both = "/".join(parts[-2:]).removeprefix("//")
+    return both if text_width(both, 16) <= room else parts[-1] if parts else path
 
 
 def _pill(canvas: UInt8, string: str) -> None:

@@ -15,6 +15,7 @@ from vesearch.errors import ModelError
 from vesearch.records import UInt8
 from vesearch.registry import did_you_mean
 from vesearch.system.digests import sha256, version_digest
+from vesearch.system.printable import one_line
 from vesearch.weights import hub, zoo
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Timm(NetworkEmbedder):
         try:
             model: Any = timm.create_model(self.model, pretrained=False, num_classes=0)
         except RuntimeError as err:
-            raise ModelError(f"timm cannot make {self.model}: {err}") from err
+            raise ModelError(f"timm cannot make {self.model}: {one_line(str(err))}") from err
         self._fill(model, path)
         model.eval().requires_grad_(False)
         return model.to(self._device, memory_format=torch.channels_last)
@@ -109,13 +110,13 @@ class Timm(NetworkEmbedder):
         """Load the weights; those of a model's authors may need timm's filter to get its names."""
         tensors: Any = pytorch.read_checkpoint(path)
         tensors = tensors.get("state_dict", tensors.get("model", tensors))
-        first: object = "it holds no tensors"
+        first = "it holds no tensors"
         source = sys.modules[type(model).__module__]
         for renamed in (_as_is, getattr(source, "checkpoint_filter_fn", _as_is)):
             try:
                 left = model.load_state_dict(renamed(dict(tensors), model), strict=False)
             except Exception as err:  # shapes that do not fit, and what a filter trips over
-                first = " ".join(str(err).split("\n\t")[1:2] or [str(err)])
+                first = pytorch.misfit(err)
                 continue
             if not left.missing_keys:
                 return

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from vesearch.drawing.paint import Type, printable, shorten, text
+from vesearch.drawing.paint import Type, shorten, text
 from vesearch.errors import ImageError
 from vesearch.evaluation.retrieval import Query
 from vesearch.photos.pool import Decoders
@@ -36,11 +36,11 @@ def draw(queries: Sequence[Query], decoders: Decoders, *, count: int = 12) -> Im
     canvas = np.array(page)
     for number, query in enumerate(worst):
         y = _GAP + number * row + _SIDE
-        name = shorten(printable(query.label.label), 15, _SIDE)
+        name = shorten(query.label.label, 15, _SIDE)
         text(canvas, (_GAP, y + 18), name, Type(15, _INK, True))
         text(canvas, (_GAP, y + 36), f"average precision {query.ap:.2f}", Type(13, _GREY))
         for place, path in enumerate(query.first):
-            name = shorten(printable(path.name), 13, _SIDE)
+            name = shorten(path.name, 13, _SIDE)
             text(canvas, (2 * _GAP + (place + 1) * step, y + 18), name, Type(13, _GREY))
     return Image.fromarray(canvas)
 

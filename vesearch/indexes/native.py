@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vesearch.errors import VesearchError
+from vesearch.system.printable import one_line
 from vesearch.system.quiet import Captured, quiet
 
 
@@ -25,7 +26,7 @@ def foreign(action: str, *, silence: bool = True) -> Iterator[None]:
         except (RuntimeError, ValueError, MemoryError, IndexError) as err:
             error = err
     if error is not None:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(str(error)) or type(error).__name__
         printed = f" [{captured.last_line}]" if captured.last_line else ""
         raise VesearchError(f"NGT cannot {action}: {reason}{printed}") from error
 

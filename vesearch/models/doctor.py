@@ -20,6 +20,7 @@ from vesearch.indexes import INDEXES
 from vesearch.networks import devices
 from vesearch.records import UInt8
 from vesearch.registry import Registry
+from vesearch.system.printable import one_line
 from vesearch.weights import zoo
 
 OK, NO_WEIGHTS, MISSING, BROKEN = "ok", "no weights", "missing", "broken"
@@ -85,8 +86,7 @@ def _guarded(kind: str, name: str, needed: bool, look: Callable[[], str]) -> Fin
     except VesearchError as err:
         return Finding(kind, name, BROKEN, needed, "", str(err))
     except Exception as err:  # whatever it is: the patient is told, and the next one looked at
-        text = " ".join(f"{type(err).__name__}: {err}".split())
-        return Finding(kind, name, BROKEN, needed, "", text)
+        return Finding(kind, name, BROKEN, needed, "", one_line(f"{type(err).__name__}: {err}"))
 
 
 def _with_weights(finding: Finding, family: str) -> Finding:

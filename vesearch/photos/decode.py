@@ -19,10 +19,9 @@ from vesearch.errors import ImageError
 from vesearch.photos.formats import formats, open_file
 from vesearch.photos.rgb import SWAPPING_ORIENTATIONS, orientation_of, small_rgb, upright
 from vesearch.records import Frame, UInt8
-from vesearch.system.printable import printable
+from vesearch.system.printable import one_line
 from vesearch.system.quiet import quiet
 
-_MAX_TEXT = 300  # of an error
 # what decoding a large one takes at most (measured), of formats whose decoders hide lack of memory
 _PIXEL_BYTES = {"JPEG": 9, "MPO": 9, "WEBP": 17, "JPEG2000": 21}
 _PROCESS_BYTES = 150_000_000  # what a process takes that has decoded nothing yet
@@ -174,14 +173,6 @@ def _check_size(size: tuple[int, int], limits: ImageSettings) -> None:
             f"{width}x{height} pixels, over images.max_pixels={limits.max_pixels}",
             status="too_large",
         )
-
-
-def one_line(text: str) -> str:
-    """Return a text from an untrusted source as one short line that does a terminal no harm."""
-    line = " ".join(text.split())
-    if len(line) > _MAX_TEXT:
-        line = f"{line[:_MAX_TEXT]}…"
-    return printable(line)
 
 
 def _too_much_memory(limits: ImageSettings) -> ImageError:

@@ -22,9 +22,9 @@ import numpy as np
 import vesearch
 from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
-from vesearch.photos import decode
 from vesearch.photos.worker import DATA, LENGTH, PATH, READY
 from vesearch.records import Frame
+from vesearch.system.printable import one_line
 
 _START_SECONDS = 60.0
 _MOST_READS = 5_000  # broken files make some decoders lose memory
@@ -230,7 +230,7 @@ def _error_in(header: dict[str, Any]) -> ImageError | None:
     error, status = header["error"], header.get("status")
     if type(error) is not str or status not in _STATUSES:
         raise _wrong_answer()
-    return ImageError(decode.one_line(error), status=status)
+    return ImageError(one_line(error), status=status)
 
 
 def _cause(code: int | None) -> str:

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import logging
 
+_LONGEST = 300  # letters of a line that somebody else wrote
 
-def printable(text: str) -> str:
-    """Return text with line ends, escape sequences and undecodable bytes written out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+def printable(text: str, *, instead: str | None = None) -> str:
+    """Return text with line ends, escape sequences and undecodable bytes written out.
+
+    instead: what stands for each of them, where the text must not grow.
+    """
+    return "".join(c if c.isprintable() else instead or ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    """Return a text from anybody, such as a library's error, as one short printable line."""
+    line = " ".join(text.split())
+    return printable(line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…")
 
 
 class PrintableFormatter(logging.Formatter):

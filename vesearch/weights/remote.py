@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import vesearch
 from vesearch.errors import DownloadError
+from vesearch.system.printable import one_line
 
 TIMEOUT_S = 30.0  # without a single byte
 
@@ -70,7 +71,7 @@ def reason(err: BaseException) -> str:
     """Return what went wrong in one line."""
     inner = _inner(err)
     text = (inner.strerror if isinstance(inner, OSError) else None) or str(inner)
-    return " ".join(text.split()) or type(inner).__name__
+    return one_line(text) or type(inner).__name__
 
 
 def _inner(err: BaseException) -> BaseException | str:
