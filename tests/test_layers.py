@@ -59,6 +59,7 @@ OWNERS = {
     "pycocotools": {"masks.py", "evaluation/segmentation.py"},
     "click": {"cli"},
     "huggingface_hub": {"weights/hub.py"},
+    "rich": {"cli/tables.py"},
     "tqdm": {"system/progress.py", "pipeline.py"},
     "yaml": {"config.py"},
     "PIL": {"photos", "drawing", "describe.py", "masks.py", "training"}
@@ -188,7 +189,8 @@ def _loaded(code: str) -> set[str]:
 
 def test_help_loads_nothing_heavy() -> None:
     code = "from vesearch.cli.main import main; main(['--help'], standalone_mode=False)"
-    assert not _loaded(code) & {"torch", "tables", "sklearn", "ngtpy", "numpy", "yaml", "PIL"}
+    heavy = {"torch", "tables", "sklearn", "ngtpy", "numpy", "yaml", "PIL", "rich"}
+    assert not _loaded(code) & heavy
 
 
 def test_search_loads_no_library_that_a_query_does_not_need() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vesearch.cli.options import SKIPPED, Common, with_options
+from vesearch.cli.tables import table
 from vesearch.system.printable import printable
 
 if TYPE_CHECKING:  # imported on use
@@ -56,8 +57,8 @@ def masks(common: Common, annotations: Path, folder: Path, as_json: bool) -> Non
         click.echo(json.dumps(figures | counts))
     else:
         click.echo(f"{found.objects} objects in {found.photos} photos")
-        for name, value in figures.items():
-            click.echo(f"  {name.replace('_', ' '):18} {value:.3f}")
+        rows = [(name.replace("_", " "), f"{value:.3f}") for name, value in figures.items()]
+        click.echo(table(["", ">"], rows, indent=2))
     for skip in found.skipped:
         click.echo(printable(f"skipped: {skip.path}: {skip.error}"), err=True)
     if found.skipped:
@@ -147,21 +148,22 @@ def _plain(found: Retrieval) -> dict[str, Any]:
 
 def _text(found: Retrieval) -> str:
     left = f" ({found.left_out} left out: no other photo of theirs)" if found.left_out else ""
-    lines = [
+    head = (
         f"{len(found.queries)} queries{left} among {found.photos} photos, "
-        f"{found.entities} entities, {found.images_per_second:.1f} images/s",
-        f"{'':14} {'mAP':>6}  95 % interval   R@1    R@5    R@10   P@10",
-    ]
+        f"{found.entities} entities, {found.images_per_second:.1f} images/s"
+    )
+    rows = []
     for name, one in (
         ("entities", found.figures),
         ("whole images", found.whole_images),
         ("without PCA", found.no_pca),
     ):
         low, high = one.interval
-        rest = "  ".join(f"{value:.3f}" for value in (*one.recall, one.precision10))
-        lines.append(f"{name:14} {one.mean_ap:6.3f}  {low:.3f} to {high:.3f}  {rest}")
-    lines.append(f"\n{'label':30} queries    mAP    R@1")
-    for row in _by_label(found.queries):
-        name = click.unstyle(str(row["label"]))[:30]
-        lines.append(f"{name:30} {row['queries']:7}  {row['mAP']:.3f}  {row['recall@1']:.3f}")
-    return "\n".join(lines)
+        rest = (f"{value:.3f}" for value in (*one.recall, one.precision10))
+        rows.append((name, f"{one.mean_ap:.3f}", f"{low:.3f} to {high:.3f}", *rest))
+    figures = table(["", ">mAP", "95 % interval", ">R@1", ">R@5", ">R@10", ">P@10"], rows)
+    labels = [
+        (row["label"], f"{row['queries']}", f"{row['mAP']:.3f}", f"{row['recall@1']:.3f}")
+        for row in _by_label(found.queries)
+    ]
+    return f"{head}\n{figures}\n\n{table(['label', '>queries', '>mAP', '>R@1'], labels)}"

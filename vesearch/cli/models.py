@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from vesearch.cli.tables import table
 from vesearch.errors import ConfigError
 
 if TYPE_CHECKING:  # imported on use: `vesearch --help` waits for nothing
@@ -150,19 +151,18 @@ def _list_text(listed: tuple[Listed, ...]) -> str:
     from vesearch.models.pull import BUILTIN
     from vesearch.weights.download import size_text
 
-    lines: list[str] = []
+    rows: list[tuple[str, ...]] = []
     for kind in dict.fromkeys(model.kind for model in listed):
-        lines.append(f"{kind}s")
+        rows.append((f"{kind}s",))
         for model in (m for m in listed if m.kind == kind):
             here = "here" if model.path else "-"
             size = "-" if model.size is None else size_text(model.size)
-            lines.append(f"  {here:4}  {size:>7}  {model.licence:12}  {model.name}")
-            lines.append(f"{'':31}{model.what}")
-            lines.append(f"{'':31}from {urlsplit(model.source).hostname}")
-            if model.path and model.name != BUILTIN:
-                lines.append(f"{'':8}{_short(model.path)}")
-        lines.append("")
-    return "\n".join([*lines, "to get one: vesearch models pull NAME"])
+            rows.append((here, size, model.licence, model.name))
+            more = [model.what, f"from {urlsplit(model.source).hostname}"]
+            more += [_short(model.path)] if model.path and model.name != BUILTIN else []
+            rows += [("", "", "", text) for text in more]
+        rows.append(())
+    return f"{table(['', '>', '', ''], rows)}\nto get one: vesearch models pull NAME"
 
 
 def _short(path: Path) -> str:
@@ -171,13 +171,13 @@ def _short(path: Path) -> str:
 
 
 def _doctor_text(findings: tuple[Finding, ...]) -> str:
-    """Return a line per finding, and one more for what to do."""
-    wide = max(len(finding.name) for finding in findings)
-    lines = []
+    """Return a line per finding, and below them what to do."""
+    rows, advice = [], []
     for finding in findings:
         default = finding.needed and finding.kind in ("detector", "embedder", "index")
         facts = ", ".join(filter(None, ["the default" if default else "", finding.facts]))
-        line = f"{finding.kind:8}  {finding.name:{wide}}  {finding.state:10}  {facts}"
-        lines.append(line.rstrip())
-        lines += [f"{'':10}{finding.advice}"] if finding.advice else []
-    return "\n".join(lines)
+        rows.append((finding.kind, finding.name, finding.state, facts))
+        if finding.advice:
+            advice.append((f"{finding.kind} {finding.name}", finding.advice))
+    tables = [table([""] * 4, rows), table(["", ""], advice, indent=2)]
+    return "\n".join(tables if advice else tables[:1])

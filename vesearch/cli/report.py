@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from vesearch.cli.tables import table
 from vesearch.system.printable import printable
 
 if TYPE_CHECKING:
@@ -53,12 +55,11 @@ def query_text(result: Result) -> str:
     noun = "entity" if count == 1 else "entities"
     head = f"{shown(look.path)}  {look.frame.width}x{look.frame.height}"
     if result.selected is None:
-        return "\n".join([f"{head}  {count} {noun}", *_entity_lines(look)])
+        return f"{head}  {count} {noun}\n{_entity_table(look)}"
     head = f"{head}  entity {result.selected} of {count}"
     if not result.matches:
         return f"{head}  no matches: the collection holds nothing else"
-    lines = [_match_line(match) for match in result.matches]
-    return "\n".join([head, "  rank  similarity  percentile  peak         image", *lines])
+    return f"{head}\n{_match_table(result.matches)}"
 
 
 def status_json(status: Status) -> str:
@@ -69,23 +70,23 @@ def status_json(status: Status) -> str:
 def status_text(status: Status) -> str:
     """Return a store's status for people."""
     copies = status.paths > status.images
-    lines = [
-        f"store     {shown(status.store)}",
-        f"images    {status.images:,}" + (f" (at {status.paths:,} paths)" if copies else ""),
-        f"entities  {status.entities:,}",
+    facts = [
+        ("store", shown(status.store)),
+        ("images", f"{status.images:,}" + (f" (at {status.paths:,} paths)" if copies else "")),
+        ("entities", f"{status.entities:,}"),
     ]
     for kind, shards in status.stages.items():
         if shards["done"] < shards["shards"]:
-            lines.append(f"{kind:9} {shards['done']} of {shards['shards']} shards done; run ingest")
+            facts.append((kind, f"{shards['done']} of {shards['shards']} shards done; run ingest"))
     if status.projection:
         dim, fitted = status.projection["dim"], status.projection["fitted_on"]
-        lines.append(f"PCA       {dim} dimensions, fitted on {fitted:,} entities")
-    lines.append(f"index     {_index(status.index)}")
-    lines.append(f"skipped   {len(status.skipped):,}")
-    for skip in status.skipped:
-        error = printable(skip["error"] or "")
-        lines.append(f"  {skip['status']}: {shown(skip['path'] or '')}: {error}")
-    return "\n".join(lines)
+        facts.append(("PCA", f"{dim} dimensions, fitted on {fitted:,} entities"))
+    facts += [("index", _index(status.index)), ("skipped", f"{len(status.skipped):,}")]
+    skipped = [
+        (s["status"] or "", shown(s["path"] or ""), s["error"] or "") for s in status.skipped
+    ]
+    tables = [table(["", ""], facts), table([""] * 3, skipped, indent=2)]
+    return "\n".join(tables if skipped else tables[:1])
 
 
 def summary_text(summary: Summary) -> str:
@@ -236,23 +237,25 @@ def _timings(result: Result) -> dict[str, float]:
     return times | {"total": round(sum(times.values()), 2)}
 
 
-def _entity_lines(look: Look) -> list[str]:
+def _entity_table(look: Look) -> str:
     entities, pixels = look.entities, look.frame.width * look.frame.height
-    lines = ["  entity  score  of photo  box"]
+    rows = []
     for i in range(len(entities)):
         x0, y0, x1, y1 = (round(float(v)) for v in entities.boxes_xyxy[i])
         share, score = float(entities.areas[i]) / pixels, float(entities.scores[i])
-        label = f"  {entities.labels[i]}" if entities.labels[i] else ""
-        lines.append(f"  {i + 1:6}  {score:5.2f}  {share:8.1%}  {x0},{y0} {x1},{y1}{label}")
-    return lines
+        box, label = f"{x0},{y0} {x1},{y1}", entities.labels[i] or ""
+        rows.append((f"{i + 1}", f"{score:.2f}", f"{share:.1%}", box, label))
+    label = "label" if any(entities.labels) else ""
+    return table([">entity", ">score", ">of photo", "box", label], rows, indent=2)
 
 
-def _match_line(match: Match) -> str:
-    percentile = "-" if match.percentile is None else f"{match.percentile:.2f}"
-    peak = f"{match.peak_xy[0]:.0f},{match.peak_xy[1]:.0f}"
-    noun = "copy" if len(match.also_at) == 1 else "copies"
-    copies = f"  (+{len(match.also_at)} {noun})" if match.also_at else ""
-    image = shown(match.image)
-    return (
-        f"  {match.rank:4}  {match.similarity:10.3f}  {percentile:>10}  {peak:11}  {image}{copies}"
-    )
+def _match_table(matches: Sequence[Match]) -> str:
+    rows = []
+    for match in matches:
+        percentile = "-" if match.percentile is None else f"{match.percentile:.2f}"
+        peak = f"{match.peak_xy[0]:.0f},{match.peak_xy[1]:.0f}"
+        noun = "copy" if len(match.also_at) == 1 else "copies"
+        copies = f"  (+{len(match.also_at)} {noun})" if match.also_at else ""
+        image = f"{shown(match.image)}{copies}"
+        rows.append((f"{match.rank}", f"{match.similarity:.3f}", percentile, peak, image))
+    return table([">rank", ">similarity", ">percentile", "peak", "image"], rows, indent=2)
