@@ -139,6 +139,15 @@ def test_the_command_prints_tables(labelled: Path) -> None:
     assert "5 queries among 6 photos" in text and "whole images" in text and "without PCA" in text
 
 
+def test_what_labels_hold_is_shown_and_not_obeyed(labelled: Path) -> None:
+    (labelled / "labels.csv").write_text(
+        "path,label\ncat1.png,[red]\x1b[2J:dog:\ncat2.png,[red]\x1b[2J:dog:\nno\x1bc.png,cat\n"
+    )
+    result = evaluate(labelled)
+    assert result.exit_code == 3 and "\x1b" not in result.output
+    assert "[red]\\x1b[2J:dog:  " in result.stdout and "no\\x1bc.png" in result.stderr
+
+
 def test_what_cannot_be_read_is_skipped_and_what_is_alone_left_out(labelled: Path) -> None:
     (labelled / "cup2.png").write_bytes(b"no image")
     result = evaluate(labelled, "--json")

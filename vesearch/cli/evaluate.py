@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from vesearch.system.printable import printable
 
 if TYPE_CHECKING:  # imported on use
     from vesearch.evaluation.retrieval import Figures, Query, Retrieval
+    from vesearch.records import Skipped
 
 
 @click.group()
@@ -52,17 +54,14 @@ def masks(common: Common, annotations: Path, folder: Path, as_json: bool) -> Non
         "seconds_per_image": found.seconds_per_image,
     }
     if as_json:
-        skipped = [{"path": s.path, "error": s.error} for s in found.skipped]
-        counts = {"photos": found.photos, "objects": found.objects, "skipped": skipped}
-        click.echo(json.dumps(figures | counts))
+        counts = {"photos": found.photos, "objects": found.objects}
+        skipped = [asdict(skip) for skip in found.skipped]
+        click.echo(json.dumps({**figures, **counts, "skipped": skipped}))
     else:
         click.echo(f"{found.objects} objects in {found.photos} photos")
         rows = [(name.replace("_", " "), f"{value:.3f}") for name, value in figures.items()]
         click.echo(table(["", ">"], rows, indent=2))
-    for skip in found.skipped:
-        click.echo(printable(f"skipped: {skip.path}: {skip.error}"), err=True)
-    if found.skipped:
-        sys.exit(SKIPPED)
+    _end(found.skipped)
 
 
 @evaluate.command()
@@ -97,9 +96,14 @@ def retrieval(common: Common, labels: Path, as_json: bool, out: Path | None, for
 
         picture.save_png(sheet.draw(found.queries, Job(config).decoders), out)
     click.echo(json.dumps(_plain(found)) if as_json else _text(found))
-    for skip in found.skipped:
+    _end(found.skipped)
+
+
+def _end(skipped: Sequence[Skipped]) -> None:
+    """Tell of what was skipped, by the exit code too."""
+    for skip in skipped:
         click.echo(printable(f"skipped: {skip.path}: {skip.error}"), err=True)
-    if found.skipped:
+    if skipped:
         sys.exit(SKIPPED)
 
 
@@ -142,7 +146,7 @@ def _plain(found: Retrieval) -> dict[str, Any]:
         "photos": found.photos,
         "entities": found.entities,
         "images_per_second": found.images_per_second,
-        "skipped": [{"path": s.path, "error": s.error} for s in found.skipped],
+        "skipped": [asdict(skip) for skip in found.skipped],
     }
 
 

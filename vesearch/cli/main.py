@@ -42,27 +42,22 @@ class _Commands(click.Group):
             word = "terminated" if by_signal else "interrupted"
             click.echo(f"{word}; the same command continues where it was", err=True)
             sys.exit(TERMINATED if by_signal else INTERRUPTED)
-        except VesearchError as err:
-            self._explain(ctx)
-            raise click.ClickException(printable(str(err))) from err
-        except MemoryError as err:
-            self._explain(ctx)
-            raise click.ClickException("out of memory; try --set detect.batch_size=1") from err
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.exceptions.Exit, click.Abort):  # RuntimeErrors, both
             raise
-        except OSError as err:
-            self._explain(ctx)
-            place = f"{err.filename}: " if err.filename else ""
-            raise click.ClickException(printable(f"{place}{err.strerror or err}")) from err
-        except (ValueError, RuntimeError) as err:
-            self._explain(ctx)
-            kind = type(err).__name__
-            raise click.ClickException(printable(f"{kind}: {err} (-v shows where)")) from err
+        except (VesearchError, MemoryError, OSError, ValueError, RuntimeError) as err:
+            if logging.getLogger("vesearch").isEnabledFor(logging.DEBUG):
+                traceback.print_exc()
+            raise click.ClickException(printable(_in_words(err))) from err
 
-    @staticmethod
-    def _explain(ctx: click.Context) -> None:
-        if logging.getLogger("vesearch").isEnabledFor(logging.DEBUG):
-            traceback.print_exc()
+
+def _in_words(err: Exception) -> str:
+    if isinstance(err, VesearchError):
+        return str(err)
+    if isinstance(err, MemoryError):
+        return "out of memory; try --set detect.batch_size=1"
+    if isinstance(err, OSError):
+        return (f"{err.filename}: " if err.filename else "") + (err.strerror or str(err))
+    return f"{type(err).__name__}: {err} (-v shows where)"
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

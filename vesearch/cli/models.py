@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from vesearch.cli.options import VERBOSE
 from vesearch.cli.tables import table
 from vesearch.errors import ConfigError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # imported on use: `vesearch --help` waits for nothing
     from vesearch.models.pull import Listed
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-_VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Show where an error came from.")
 
 
 @click.group()
@@ -35,8 +34,8 @@ def models() -> None:
 
 @models.command("list")
 @_JSON
-@_VERBOSE
-def list_(as_json: bool, verbose: bool) -> None:
+@VERBOSE
+def list_(as_json: bool) -> None:
     """List the published models.
 
     \b
@@ -44,7 +43,6 @@ def list_(as_json: bool, verbose: bool) -> None:
 
     With size, licence, where each comes from, and where it is on this machine.
     """
-    _set_level(verbose)
     from vesearch.models.pull import catalogue
 
     listed = catalogue()
@@ -56,8 +54,8 @@ def list_(as_json: bool, verbose: bool) -> None:
 
 @models.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME…")
-@_VERBOSE
-def pull(names: tuple[str, ...], verbose: bool) -> None:
+@VERBOSE
+def pull(names: tuple[str, ...]) -> None:
     """Fetch the weights of models.
 
     \b
@@ -66,7 +64,6 @@ def pull(names: tuple[str, ...], verbose: bool) -> None:
 
     `vesearch models list` has the names. Continues what was interrupted; prints the files.
     """
-    _set_level(verbose)
     from vesearch.models import pull
 
     for name in names:
@@ -84,8 +81,8 @@ def pull(names: tuple[str, ...], verbose: bool) -> None:
     help="What pixels went through before the network.  [default: as its framework does]",
 )
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
-@_VERBOSE
-def convert(checkpoint: Path, out: Path, normalise: str | None, force: bool, verbose: bool) -> None:
+@VERBOSE
+def convert(checkpoint: Path, out: Path, normalise: str | None, force: bool) -> None:
     """Convert a checkpoint for the simclr embedder.
 
     \b
@@ -95,7 +92,6 @@ def convert(checkpoint: Path, out: Path, normalise: str | None, force: bool, ver
     CKPT is a TensorFlow checkpoint's prefix or folder, or a PyTorch or safetensors file of a
     SimCLR ResNet; its heads are left out.
     """
-    _set_level(verbose)
     from vesearch.checkpoints import convert as converter
     from vesearch.networks.architecture import NORMALISATIONS
 
@@ -116,8 +112,8 @@ def convert(checkpoint: Path, out: Path, normalise: str | None, force: bool, ver
 
 @models.command()
 @_JSON
-@_VERBOSE
-def doctor(as_json: bool, verbose: bool) -> None:
+@VERBOSE
+def doctor(as_json: bool) -> None:
     """Try what works on this machine.
 
     \b
@@ -125,7 +121,6 @@ def doctor(as_json: bool, verbose: bool) -> None:
 
     Exit code 1: a default does not work. What is only optional may be missing.
     """
-    _set_level(verbose)
     from vesearch.models import doctor
 
     findings = doctor.doctor()
@@ -136,10 +131,6 @@ def doctor(as_json: bool, verbose: bool) -> None:
     else:
         click.echo(_doctor_text(findings))
     sys.exit(1 if ill else 0)
-
-
-def _set_level(verbose: bool) -> None:
-    logging.getLogger("vesearch").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 def _plain(model: Listed) -> dict[str, object]:

@@ -51,10 +51,8 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
         config: Path | None,
         overrides: tuple[str, ...],
         device: str | None,
-        verbose: bool,
         **rest: Any,
     ) -> Any:
-        logging.getLogger("vesearch").setLevel(logging.DEBUG if verbose else logging.INFO)
         return command(Common(store, config, overrides, device), **rest)
 
     with_common.__name__, with_common.__doc__ = command.__name__, command.__doc__
@@ -64,6 +62,18 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_common
 
 
+def _set_level(_ctx: click.Context, _option: click.Parameter, verbose: bool) -> None:
+    logging.getLogger("vesearch").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+VERBOSE = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    expose_value=False,
+    callback=_set_level,
+    help="Show more, and where an error came from.",
+)
 _OPTIONS = (
     click.option(
         "--store",
@@ -87,5 +97,5 @@ _OPTIONS = (
         metavar="auto|cpu|cuda[:i]",
         help=f"Where the networks run.  [default: {RunSettings().device}]",
     ),
-    click.option("-v", "--verbose", is_flag=True, help="Show more, and where an error came from."),
+    VERBOSE,
 )

@@ -91,11 +91,10 @@ def status_text(status: Status) -> str:
 
 def summary_text(summary: Summary) -> str:
     """Return what a run did: images, entities, what was skipped and why, the rate, the index."""
-    only_built = summary.fitted is not None or summary.built is not None
-    if summary.images or summary.unchanged or summary.skipped:
-        only_built = False
+    built = _built_lines(summary)
+    only_built = built and not (summary.images or summary.unchanged or summary.skipped)
     counted = [] if only_built else [_counts_line(summary)]
-    return "\n".join([*counted, *_skipped_lines(summary), *_built_lines(summary)])
+    return "\n".join([*counted, *_skipped_lines(summary), *built])
 
 
 def compacted_text(done: Compacted) -> str:
