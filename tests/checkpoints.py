@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vesearch.checkpoints.crc32c import crc32c, masked
+from vesearch.checkpoints.table import checksum
 
 Variables = dict[str, np.ndarray]
 BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -151,7 +151,7 @@ def write_bundle(prefix: Path, tensors: Variables, *, shards: int = 1, sums: boo
     for number, (name, values) in enumerate(sorted(tensors.items())):
         shard = number % shards
         raw = values.tobytes() if sums else b""
-        table[name.encode()] = entry(values, shard, ends[shard], crc32c(raw) if sums else 0)
+        table[name.encode()] = entry(values, shard, ends[shard], checksum(raw) if sums else 0)
         ends[shard] += values.nbytes
         handles[shard].write(raw)
     for handle in handles:
@@ -167,7 +167,7 @@ def entry(values: np.ndarray, shard: int, offset: int, crc: int) -> bytes:
     if shard:
         numbers += field(3, shard)
     numbers += field(4, offset) + field(5, values.nbytes)
-    return numbers + varint(6 << 3 | 5) + struct.pack("<I", masked(crc))
+    return numbers + varint(6 << 3 | 5) + struct.pack("<I", crc)
 
 
 def field(number: int, value: int | bytes) -> bytes:
@@ -226,4 +226,4 @@ def block_bytes(pairs: dict[bytes, bytes]) -> bytes:
 
 def trailer(data: bytes, kind: int) -> bytes:
     """Return what follows a block: how it is compressed, and its checksum."""
-    return bytes([kind]) + struct.pack("<I", masked(crc32c(data + bytes([kind]))))
+    return bytes([kind]) + struct.pack("<I", checksum(data + bytes([kind])))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
+from google_crc32c import python
 
 from tests import checkpoints
 from tests.checkpoints import field, table_bytes, write_bundle
-from vesearch.checkpoints import crc32c
+from vesearch.checkpoints.table import checksum
 from vesearch.checkpoints.tensorflow import Bundle, find_prefix
 from vesearch.errors import ModelError
 
@@ -25,32 +27,12 @@ from vesearch.errors import ModelError
         (b"", 0),
     ],
 )
-def test_known_checksums(data: bytes, expected: int) -> None:
-    assert crc32c.crc32c(data) == expected
-
-
-def test_folding_gives_what_the_table_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    for length in (1, 511, 513, 1024, 5000, 209 * 1024, 209 * 1024 + 1, 400_001):
-        data = rng.integers(0, 256, length, dtype=np.uint8)
-        expected = crc32c._by_table(0xFFFFFFFF, data.tobytes()) ^ 0xFFFFFFFF
-        assert crc32c.crc32c(data) == expected
-        monkeypatch.setattr(crc32c, "_PIECE", 1 + length // 3)
-        assert crc32c.crc32c(data) == expected
-        monkeypatch.undo()
-
-
-def test_the_sparse_polynomial_is_a_multiple() -> None:
-    remainder = sum(1 << exponent for exponent in crc32c._SPARSE)
-    divisor = 1 << 32 | int(f"{crc32c._REFLECTED:032b}"[::-1], 2)
-    while remainder.bit_length() >= divisor.bit_length():
-        remainder ^= divisor << (remainder.bit_length() - divisor.bit_length())
-    assert remainder == 0
-
-
-def test_masking_is_leveldbs() -> None:
-    assert crc32c.masked(0) == 0xA282EAD8
-    assert crc32c.masked(1 << 15) == 0xA282EAD9
+def test_known_checksums(data: bytes, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (google_crc32c.value, python.value):  # the latter where there is no compiled one
+        monkeypatch.setattr(google_crc32c, "value", value)
+        for given in (data, np.frombuffer(data, np.uint8), np.array(list(data), np.uint8)):
+            stored = checksum(given) - 0xA282EAD8 & 0xFFFFFFFF
+            assert (stored >> 17 | stored << 15) & 0xFFFFFFFF == expected
 
 
 def test_every_way_to_name_a_checkpoint(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ OWNERS = {
     "torchvision": {"detectors", "training"},
     "timm": {"networks/lite0.py", "embedders/timm.py"},
     "detectron2": {"detectors/detectron2.py", "detectors/detectron2_model.py"},
+    "google_crc32c": {"checkpoints/table.py"},
     "safetensors": {"checkpoints/tensorfile.py"},
     "tables": {"store/sealed.py"},
     "ngtpy": {"indexes/ngt.py"},

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vesearch.checkpoints.crc32c import crc32c, masked
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
 from vesearch.errors import ModelError
 
 _FOOTER = 48  # bytes
@@ -62,6 +65,12 @@ def read_table(path: Path) -> dict[bytes, bytes]:
         raise ModelError(f"{path}: {err.strerror}") from err
 
 
+def checksum(data: bytes | NDArray[np.uint8]) -> int:
+    """Return the CRC-32C of bytes as LevelDB stores it: rotated by 15 bits, plus a constant."""
+    crc: int = google_crc32c.value(data)  # an array's own memory is read, not a copy of it
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
 def _entries(data: bytes) -> dict[bytes, bytes]:
     footer = len(data) - _FOOTER
     if footer < 0 or data[-len(_MAGIC) :] != _MAGIC:
@@ -96,7 +105,7 @@ def _block(data: bytes, offset: int, size: int, *, limit: int) -> bytes:
     if data[end] != 0:
         raise ModelError("it is compressed, which checkpoints are not")
     stored = int.from_bytes(data[end + 1 : end + _TRAILER], "little")
-    if masked(crc32c(data[offset : end + 1])) != stored:
+    if checksum(data[offset : end + 1]) != stored:
         raise ModelError("a block's checksum differs")
     return data[offset:end]
 

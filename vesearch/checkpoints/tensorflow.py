@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vesearch.checkpoints.crc32c import crc32c, masked
-from vesearch.checkpoints.table import Cursor, read_table
+from vesearch.checkpoints.table import Cursor, checksum, read_table
 from vesearch.errors import ModelError
 from vesearch.records import Float32
 
@@ -111,7 +110,7 @@ class Bundle:
         if entry.size != math.prod(entry.shape) * dtype.itemsize:
             raise ModelError(f"{self.index}: {name} has {entry.size} bytes and shape {entry.shape}")
         raw = self._bytes(name, entry)
-        if masked(crc32c(raw)) != entry.crc:
+        if checksum(raw) != entry.crc:
             raise ModelError(f"{self._data_file(entry.shard)}: the checksum of {name} differs")
         values = raw.view(dtype)
         if entry.dtype == _BFLOAT16:
