@@ -39,7 +39,7 @@ MAY = {
     "care": {"projection", "stages", "job", "store", *_BASE},
     "export": {"masks", "registry", "job", "store", *_BASE},
     "evaluation": {"config", "describe", "drawing", "job", "masks", "photos", "projection"} | _BASE,
-    "training": {"checkpoints", "detectors", "drawing", "evaluation", "masks", "networks"}
+    "training": {"checkpoints", "detectors", "evaluation", "masks", "networks"}
     | {"config", "photos", "registry", *_BASE},
     "models": {"config", "detectors", "embedders", "indexes", *_MODELS, *_BASE},
 }
@@ -53,6 +53,7 @@ OWNERS = {
     "detectron2": {"detectors/detectron2.py", "detectors/detectron2_model.py"},
     "google_crc32c": {"checkpoints/table.py"},
     "safetensors": {"checkpoints/tensorfile.py"},
+    "matplotlib": {"training/curve.py"},
     "tables": {"store/sealed.py"},
     "ngtpy": {"indexes/ngt.py"},
     "sklearn": {"projection.py"},

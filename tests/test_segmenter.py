@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from vesearch import masks
 from vesearch.config import Config
 from vesearch.detectors.segmenter import WEIGHTS, Segmenter, _distinct, _first_seen, _tidied
 from vesearch.detectors.selection import Selection
-from vesearch.errors import ConfigError, ModelError
+from vesearch.errors import ConfigError, MissingPackageError, ModelError
 from vesearch.evaluation.segmentation import evaluate
 from vesearch.networks import lite0
 from vesearch.training import curve, photos, recipe, scenes, segmenter
@@ -194,6 +195,21 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert Image.open(whole / "curve.png").width > 500
     # what was trained is what the detector reads
     Segmenter(weights=str(whole / "segmenter.safetensors")).detect([pixels_of("coffee.png")])
+
+
+def test_the_curve_shows_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,loss_mask,seconds\r\n20,0.7,1.5\r\n40,0.5,1.5\r\n")
+    curve.draw(tmp_path)
+    before = Image.open(tmp_path / "curve.png").height
+    (tmp_path / "measured.csv").write_text("step,AP50\r\n40,0.25\r\n")
+    curve.draw(tmp_path)
+    assert Image.open(tmp_path / "curve.png").height == 2 * before
+
+
+def test_without_matplotlib_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'vesearch\[train\]'"):
+        curve.check_installed()
 
 
 def test_held_out_photos_are_left_out(data: Path) -> None:

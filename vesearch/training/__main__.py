@@ -14,6 +14,7 @@ parser.add_argument("--out", type=Path, required=True, help="of the run; the sam
 parser.add_argument("--start", type=Path, help="weights of an earlier run to start from")
 parser.add_argument("--device", default="auto")
 options = parser.parse_args()
+curve.check_installed()
 wanted = recipe.read_recipe(options.recipe)
 run = segmenter.Run(wanted, options.data, options.out, start=options.start, device=options.device)
 run.train()
