@@ -40,7 +40,7 @@ MAY = {
     "export": {"masks", "registry", "job", "store", *_BASE},
     "evaluation": {"config", "describe", "drawing", "job", "masks", "photos", "projection"} | _BASE,
     "training": {"checkpoints", "detectors", "evaluation", "masks", "networks"}
-    | {"config", "photos", "registry", *_BASE},
+    | {"config", "photos", *_BASE},
     "models": {"config", "detectors", "embedders", "indexes", *_MODELS, *_BASE},
 }
 # nothing imports the command line, and it may import all

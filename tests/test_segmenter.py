@@ -274,11 +274,23 @@ def test_a_second_run_starts_from_the_weights_of_a_first(data: Path, tmp_path: P
         ("steps: 3", "sources must be a list"),
         ("sources: [{}]", "folder is missing"),
         ("sources: [{folder: a, complet: photo}]", "unknown setting complet.*complete"),
-        ("sources: [{folder: a, complete: all}]", "complete must be one of"),
-        ("sources: [{folder: a}]\nsteps: many", "steps must be like 3000"),
+        ("sources: [{foldr: a}]", "unknown setting foldr; did you mean 'folder'"),
+        ("sources: [a]", "sources: must hold 'key: value' lines"),
+        ("sources: [{folder: 3}]", "folder must be a text, got 3"),
+        ("sources: [{folder: a, complete: all}]", "complete must be one of photo, subject"),
+        ("sources: [{folder: a, share: 0}]", "share must be at least 0.001, got 0"),
+        ("sources: [{folder: a, held_out: 1}]", "held_out must be true or false, got 1"),
+        ("sources: [{folder: a}]\nstep: 3", "unknown setting step; did you mean 'steps'"),
+        ("sources: [{folder: a}]\nsteps: many", "steps must be a whole number, got 'many'"),
+        ("sources: [{folder: a}]\nsteps: true", "steps must be a whole number, got True"),
+        ("sources: [{folder: a}]\nsteps: 0", "steps must be at least 1, got 0"),
+        ("sources: [{folder: a}]\nsave_every: 0", "save_every must be at least 1, got 0"),
+        ("sources: [{folder: a}]\nside: 64", "side must be from 128 to 4096, got 64"),
+        ("sources: [{folder: a}]\naveraging: 1.5", "averaging must be from 0.0 to 1.0"),
+        ("sources: [{folder: a}]\nmost_zoom: .nan", "most_zoom must be a number"),
     ],
 )
 def test_mistakes_in_recipes(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=rf"recipe\.yaml: .*{message}"):
         recipe.read_recipe(tmp_path / "recipe.yaml")

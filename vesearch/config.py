@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,17 @@ from vesearch.system.printable import one_line
 
 _MAX_FILE_BYTES = 1 << 20
 Scalar = int | float | str | bool
+# by how a setting's type is written
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+}
 
 
-def _setting(
-    default: Scalar,
+def setting(
+    default: Any = MISSING,
     *,
     low: float | None = None,
     high: float | None = None,
@@ -24,11 +31,11 @@ def _setting(
     many: bool = False,
     kept: str = "as result",
 ) -> Any:
-    """Declare a setting.
+    """Declare a setting in a dataclass: its default, if it need not be given, and what it may be.
 
-    many: a text that may be given as a list of texts. kept: what a store does with it: "as result"
-    (remembered, and part of the fingerprints), "as place" (remembered: where a model is, while its
-    digest is what counts) or "not".
+    low, high: themselves included. many: a text that may be given as a list of texts.
+    kept: what a store does with it: "as result" (remembered, and part of the fingerprints),
+    "as place" (remembered: where a model is, while its digest is what counts) or "not".
     """
     metadata = {"low": low, "high": high, "choices": choices, "many": many, "kept": kept}
     return field(default=default, metadata=metadata)
@@ -38,82 +45,82 @@ def _setting(
 class ImageSettings:
     """How files are decoded, and what is refused."""
 
-    max_side: int = _setting(1024, low=64, high=8192)
-    max_pixels: int = _setting(250_000_000, low=1, kept="not")
-    max_bytes: int = _setting(500_000_000, low=1, kept="not")
-    max_memory: int = _setting(3_000_000_000, low=256_000_000, kept="not")
-    max_seconds: float = _setting(60.0, low=0.1, high=86_400.0, kept="not")
+    max_side: int = setting(1024, low=64, high=8192)
+    max_pixels: int = setting(250_000_000, low=1, kept="not")
+    max_bytes: int = setting(500_000_000, low=1, kept="not")
+    max_memory: int = setting(3_000_000_000, low=256_000_000, kept="not")
+    max_seconds: float = setting(60.0, low=0.1, high=86_400.0, kept="not")
 
 
 @dataclass(frozen=True)
 class DetectSettings:
     """How images are split into entities."""
 
-    detector: str = _setting("builtin")
-    max_entities: int = _setting(10, low=1, high=200)
-    model: str = _setting("", kept="as place")
-    weights: str = _setting("", kept="as place")
-    min_area: float = _setting(0.01, low=0.0, high=1.0)
-    min_score: float = _setting(0.0, low=0.0, high=1.0)
-    stuff: str = _setting("last", choices=("keep", "last", "drop"))
-    exclude_labels: str = _setting("", many=True)
-    batch_size: int = _setting(0, low=0, high=256, kept="not")
+    detector: str = setting("builtin")
+    max_entities: int = setting(10, low=1, high=200)
+    model: str = setting("", kept="as place")
+    weights: str = setting("", kept="as place")
+    min_area: float = setting(0.01, low=0.0, high=1.0)
+    min_score: float = setting(0.0, low=0.0, high=1.0)
+    stuff: str = setting("last", choices=("keep", "last", "drop"))
+    exclude_labels: str = setting("", many=True)
+    batch_size: int = setting(0, low=0, high=256, kept="not")
 
 
 @dataclass(frozen=True)
 class CropSettings:
     """How entities are cut out."""
 
-    size: int = _setting(224, low=32, high=1024)
-    context: float = _setting(0.1, low=0.0, high=1.0)
-    widen: float = _setting(0.5, low=0.0, high=1.0)
-    quality: int = _setting(92, low=50, high=100)
+    size: int = setting(224, low=32, high=1024)
+    context: float = setting(0.1, low=0.0, high=1.0)
+    widen: float = setting(0.5, low=0.0, high=1.0)
+    quality: int = setting(92, low=50, high=100)
 
 
 @dataclass(frozen=True)
 class EmbedSettings:
     """How crops are embedded."""
 
-    embedder: str = _setting("builtin")
-    weights: str = _setting("", kept="as place")
-    precision: str = _setting("auto", choices=("auto", "float32", "bfloat16"), kept="not")
-    batch_size: int = _setting(0, low=0, high=1024, kept="not")
+    embedder: str = setting("builtin")
+    weights: str = setting("", kept="as place")
+    precision: str = setting("auto", choices=("auto", "float32", "bfloat16"), kept="not")
+    batch_size: int = setting(0, low=0, high=1024, kept="not")
 
 
 @dataclass(frozen=True)
 class ProjectionSettings:
     """How embeddings are reduced."""
 
-    dim: int = _setting(128, low=1, high=4096)
-    sample: int = _setting(200_000, low=100)
-    seed: int = _setting(0, low=0)
+    dim: int = setting(128, low=1, high=4096)
+    sample: int = setting(200_000, low=100)
+    seed: int = setting(0, low=0)
 
 
 @dataclass(frozen=True)
 class IndexSettings:
     """How vectors are indexed."""
 
-    backend: str = _setting("ngt")
-    recall: float = _setting(0.98, low=0.5, high=1.0)
-    pairs: int = _setting(100_000, low=1_000, high=10_000_000)
-    seed: int = _setting(0, low=0)
+    backend: str = setting("ngt")
+    recall: float = setting(0.98, low=0.5, high=1.0)
+    pairs: int = setting(100_000, low=1_000, high=10_000_000)
+    seed: int = setting(0, low=0)
 
 
 @dataclass(frozen=True)
 class QuerySettings:
     """What a query returns."""
 
-    top: int = _setting(10, low=1, high=1_000)
+    top: int = setting(10, low=1, high=1_000)
 
 
 @dataclass(frozen=True)
 class RunSettings:
     """Where and how things run; changes no results."""
 
-    store: str = _setting("./vesearch-store")
-    device: str = _setting("auto")
-    shard_size: int = _setting(256, low=1, high=5_000)
-    workers: int = _setting(2, low=1, high=64)
+    store: str = setting("./vesearch-store")
+    device: str = setting("auto")
+    shard_size: int = setting(256, low=1, high=5_000)
+    workers: int = setting(2, low=1, high=64)
 
 
 @dataclass(frozen=True)
@@ -165,22 +172,41 @@ def load_config(
     for key, value in (remembered or {}).items():
         if key in values:  # digests are remembered beside the settings
             values[key] = value
+    known = {f"{section}.{f.name}": f for section, _, f in _settings(Config())}
     sources = [(str(path), _read_yaml(path))] if path is not None else []
     sources += [("--set", dict([_split_override(text)])) for text in overrides]
     sources += [("command line", {k: v for k, v in (flags or {}).items() if v is not None})]
     for place, given in sources:
-        for key, value in given.items():
-            if key not in values:
-                raise ConfigError(f"{place}: unknown setting {key}{did_you_mean(key, values)}")
-            values[key] = _checked(place, key, value)
+        values |= checked(place, given, known)
     return _build(values)
+
+
+def settings_of(record: type) -> dict[str, Field[Any]]:
+    """Return what a dataclass declares with setting(), by name."""
+    return {f.name: f for f in fields(record) if "low" in f.metadata}
+
+
+def checked(place: str, given: Any, known: Mapping[str, Field[Any]]) -> dict[str, Any]:
+    """Return what was given for known settings, as their types.
+
+    Raises ConfigError that names the place and says what is wrong there.
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{place}: must hold 'key: value' lines")
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{place}: unknown setting {key}{did_you_mean(str(key), known)}")
+    for key, declared in known.items():
+        if declared.default is MISSING and key not in given:
+            raise ConfigError(f"{place}: {key} is missing")
+    return {key: _checked(f"{place}: {key}", value, known[key]) for key, value in given.items()}
 
 
 def _settings(config: Config) -> Iterator[tuple[str, Any, Any]]:
     for section in fields(config):
         record = getattr(config, section.name)
-        for setting in fields(record):
-            yield section.name, record, setting
+        for declared in fields(record):
+            yield section.name, record, declared
 
 
 def _build(values: Mapping[str, Any]) -> Config:
@@ -242,28 +268,24 @@ def _split_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: not a valid value") from err
 
 
-def _checked(place: str, key: str, value: Any) -> Scalar:
+def _checked(place: str, value: Any, declared: Field[Any]) -> Scalar:
     """Return value as the setting's type, or raise ConfigError saying what it must be."""
-    section, name = key.split(".")
-    setting = next(f for f in fields(getattr(Config(), section)) if f.name == name)
-    default, rules = getattr(getattr(Config(), section), name), setting.metadata
-    kind = type(default)
-    if kind is float and type(value) is int:
+    kind, rules = declared.type, declared.metadata
+    if kind == "float" and type(value) is int:
         value = float(value)
-    if value is None and default == "":  # "key:" and "key=" say nothing, as "" does
+    if value is None and declared.default == "":  # "key:" and "key=" say nothing, as "" does
         value = ""
     if rules["many"] and isinstance(value, list) and all(isinstance(v, str) for v in value):
         value = ",".join(value)
     if rules["many"] and isinstance(value, str):
         value = ", ".join(names_in(value))
-    if type(value) is not kind or value != value:  # a NaN is no number to compute with
-        expected = {int: "a whole number", float: "a number", str: "a text"}[kind]
-        raise ConfigError(f"{place}: {key} must be {expected}, got {value!r}")
+    if type(value).__name__ != kind or value != value:  # a NaN is no number to compute with
+        raise ConfigError(f"{place} must be {_EXPECTED[str(kind)]}, got {value!r}")
     if rules["choices"] and value not in rules["choices"]:
-        raise ConfigError(f"{place}: {key} must be one of {', '.join(rules['choices'])}")
+        raise ConfigError(f"{place} must be one of {', '.join(rules['choices'])}")
     low, high = rules["low"], rules["high"]
     if low is not None and not low <= value <= (float("inf") if high is None else high):
         span = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ConfigError(f"{place}: {key} must be {span}, got {value}")
+        raise ConfigError(f"{place} must be {span}, got {value}")
     result: Scalar = value
     return result

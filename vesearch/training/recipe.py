@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from vesearch.config import read_yaml_mapping
+from vesearch.config import checked, read_yaml_mapping, setting, settings_of
 from vesearch.errors import ConfigError
-from vesearch.registry import did_you_mean
-
-COMPLETE = ("photo", "subject", "nothing")
 
 
 @dataclass(frozen=True)
@@ -22,10 +18,10 @@ class Source:
     for measuring.
     """
 
-    folder: str
-    complete: str = "photo"
-    share: float = 1.0
-    held_out: bool = False
+    folder: str = setting()
+    complete: str = setting("photo", choices=("photo", "subject", "nothing"))
+    share: float = setting(1.0, low=0.001)
+    held_out: bool = setting(False)
 
 
 @dataclass(frozen=True)
@@ -38,19 +34,19 @@ class Recipe:
     """
 
     sources: tuple[Source, ...]
-    steps: int = 3000
-    batch_size: int = 8
-    side: int = 416
-    least_zoom: float = 0.8
-    most_zoom: float = 1.6
-    learning_rate: float = 6e-4
-    backbone_rate: float = 0.0
-    weight_decay: float = 0.05
-    warm_up: int = 200
-    averaging: float = 0.998
-    save_every: int = 100
-    measure_every: int = 500
-    seed: int = 0
+    steps: int = setting(3000, low=1)
+    batch_size: int = setting(8, low=1, high=1024)
+    side: int = setting(416, low=128, high=4096)
+    least_zoom: float = setting(0.8, low=0.1, high=10.0)
+    most_zoom: float = setting(1.6, low=0.1, high=10.0)
+    learning_rate: float = setting(6e-4, low=1e-7, high=1.0)
+    backbone_rate: float = setting(0.0, low=0.0, high=1.0)
+    weight_decay: float = setting(0.05, low=0.0, high=1.0)
+    warm_up: int = setting(200, low=0)
+    averaging: float = setting(0.998, low=0.0, high=1.0)
+    save_every: int = setting(100, low=1)
+    measure_every: int = setting(500, low=1)
+    seed: int = setting(0, low=0)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -59,28 +55,6 @@ def read_recipe(path: Path) -> Recipe:
     listed = content.pop("sources", None)
     if not isinstance(listed, list) or not listed:
         raise ConfigError(f"{path}: sources must be a list of folders")
-    sources = tuple(_made(Source, entry, f"{path}: sources") for entry in listed)
-    for source in sources:
-        if source.complete not in COMPLETE:
-            raise ConfigError(
-                f"{path}: complete must be one of {', '.join(COMPLETE)}, got {source.complete!r}"
-            )
-    made: Recipe = _made(Recipe, {**content, "sources": sources}, str(path))
-    return made
-
-
-def _made(kind: Any, content: Any, place: str) -> Any:
-    """Build a record of settings whose types are those of its defaults."""
-    if not isinstance(content, dict):
-        raise ConfigError(f"{place}: must hold 'key: value' lines")
-    known = {field.name: field for field in fields(kind)}
-    for key, value in content.items():
-        if key not in known:
-            raise ConfigError(f"{place}: unknown setting {key}{did_you_mean(str(key), known)}")
-        default = known[key].default
-        wanted = (int, float) if isinstance(default, float) else type(default)
-        if key not in ("folder", "sources") and not isinstance(value, wanted):
-            raise ConfigError(f"{place}: {key} must be like {default!r}, got {value!r}")
-    if missing := [name for name in ("folder", "sources") if name in known and name not in content]:
-        raise ConfigError(f"{place}: {missing[0]} is missing")
-    return kind(**content)
+    known = settings_of(Source)
+    sources = tuple(Source(**checked(f"{path}: sources", entry, known)) for entry in listed)
+    return Recipe(sources, **checked(str(path), content, settings_of(Recipe)))
