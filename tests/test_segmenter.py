@@ -22,7 +22,8 @@ from vesearch.detectors.selection import Selection
 from vesearch.errors import ConfigError, MissingPackageError, ModelError
 from vesearch.evaluation.segmentation import evaluate
 from vesearch.networks import lite0
-from vesearch.training import curve, photos, recipe, scenes, segmenter
+from vesearch.training import __main__ as command
+from vesearch.training import curve, losses, photos, recipe, scenes, segmenter
 
 ROOT = Path(__file__).parent.parent
 COCO = ROOT.parent / "shared" / "data" / "coco_instances"
@@ -206,10 +207,22 @@ def test_the_curve_shows_what_there_is(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "curve.png").height == 2 * before
 
 
-def test_without_matplotlib_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+SMALL = "sources: [{folder: squares}]\nsteps: 20\nbatch_size: 1\nside: 128\n"
+
+
+def test_the_command_leaves_weights_and_a_curve(data: Path) -> None:
+    (data / "small.yaml").write_text(SMALL)
+    out = data / "out"
+    command.main([str(data / "small.yaml"), "--data", str(data), "--out", str(out)])
+    assert {"curve.png", "log.csv", "segmenter.safetensors"} <= {p.name for p in out.iterdir()}
+
+
+def test_without_matplotlib_no_run_begins(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (data / "small.yaml").write_text(SMALL)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'vesearch\[train\]'"):
-        curve.check_installed()
+        command.main([str(data / "small.yaml"), "--data", str(data), "--out", str(data / "out")])
+    assert not (data / "out").exists()
 
 
 def test_held_out_photos_are_left_out(data: Path) -> None:
@@ -234,10 +247,10 @@ def test_what_is_not_annotated_is_no_background(data: Path, complete: str) -> No
     scene = scenes.make(read, np.full(3, 1 / 3), 128, ZOOM, np.random.default_rng(1))
     width, height = scene.complete_xyxy[2:] - scene.complete_xyxy[:2]
     assert width * height < 128 * 128 * 0.6
-    target = segmenter._target(scene, "cpu")
+    target = losses._target(scene, "cpu")
     corners = torch.tensor([[0.0, 0.0, 20.0, 20.0], [108.0, 108.0, 128.0, 128.0]])
     if complete == "nothing":
-        assert segmenter._unknown(corners, target).all()
+        assert losses._unknown(corners, target).all()
 
 
 def test_the_shipped_recipes_are_what_the_weights_were_made_with() -> None:

@@ -79,7 +79,7 @@ class Segmenter:
         network.backbone.fold()
         # scores only fall from here on: what is below now needs no mask, the costliest part
         network.roi_heads.score_thresh = _LEAST_SCORE
-        return network.to(devices.resolve(self.device), memory_format=torch.channels_last)
+        return network.to(devices.resolve(self.device)).to(memory_format=torch.channels_last)
 
     def _forward(self, small: UInt8) -> list[dict[str, Any]]:
         """Return boxes, scores, small masks and the image size of (n, h, w, 3) images."""

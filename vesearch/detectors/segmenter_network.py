@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from vesearch.checkpoints import pytorch, tensorfile
@@ -101,30 +102,47 @@ class _MaskPredictor(nn.Module):
         return result
 
 
-class SegmenterNetwork(MaskRCNN):  # type: ignore[misc]  # torchvision has no types
-    """Mask R-CNN with one class; its box and mask heads are small convolutions."""
+class SegmenterNetwork(nn.Module):
+    """Mask R-CNN with one class; its box and mask heads are small convolutions.
 
-    def __init__(self) -> None:
+    A caller goes through backbone, rpn and roi_heads; training gives the latter other classes,
+    with losses of their own.
+    """
+
+    def __init__(self, proposals: Any = RegionProposalNetwork, heads: Any = RoIHeads) -> None:
+        super().__init__()
         names = ["0", "1", "2"]
-        super().__init__(
-            Pyramid(),
-            rpn_anchor_generator=AnchorGenerator(_ANCHORS, (_RATIOS,) * len(_STRIDES)),
-            rpn_pre_nms_top_n_train=400,
-            rpn_pre_nms_top_n_test=400,
-            rpn_post_nms_top_n_train=200,
-            rpn_post_nms_top_n_test=100,
-            rpn_batch_size_per_image=128,
+        self.backbone = Pyramid()
+        # made before the rpn, as the shipped weights were: a seed gives the same weights as then
+        roi_heads = heads(
             box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
             box_head=_BoxHead(),
             box_predictor=FastRCNNPredictor(_HIDDEN, 2),
-            box_score_thresh=0.02,
-            box_nms_thresh=0.6,
-            box_detections_per_img=30,
-            box_batch_size_per_image=48,
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=48,
+            positive_fraction=0.25,
+            bbox_reg_weights=None,
+            score_thresh=0.02,
+            nms_thresh=0.6,
+            detections_per_img=30,
             mask_roi_pool=MultiScaleRoIAlign(names, output_size=14, sampling_ratio=1),
             mask_head=nn.Sequential(*(_grouped(_CHANNELS) for _ in range(3))),
             mask_predictor=_MaskPredictor(),
         )
+        anchors = AnchorGenerator(_ANCHORS, (_RATIOS,) * len(_STRIDES))
+        self.rpn = proposals(
+            anchors,
+            RPNHead(_CHANNELS, anchors.num_anchors_per_location()[0]),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=128,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": 400, "testing": 400},
+            post_nms_top_n={"training": 200, "testing": 100},
+            nms_thresh=0.7,
+        )
+        self.roi_heads = roi_heads
 
 
 def is_shared(name: str) -> bool:

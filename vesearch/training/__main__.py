@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from vesearch.training import curve, recipe, segmenter
 
-parser = argparse.ArgumentParser(prog="python -m vesearch.training", description=__doc__)
-parser.add_argument("recipe", type=Path, help="such as pipelines/training/segmenter.yaml")
-parser.add_argument("--data", type=Path, required=True, help="the folder of the recipe's sources")
-parser.add_argument("--out", type=Path, required=True, help="of the run; the same one continues it")
-parser.add_argument("--start", type=Path, help="weights of an earlier run to start from")
-parser.add_argument("--device", default="auto")
-options = parser.parse_args()
-curve.check_installed()
-wanted = recipe.read_recipe(options.recipe)
-run = segmenter.Run(wanted, options.data, options.out, start=options.start, device=options.device)
-run.train()
-curve.draw(options.out)
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with arguments other than the process's where they are given."""
+    parser = argparse.ArgumentParser(prog="python -m vesearch.training", description=__doc__)
+    parser.add_argument("recipe", type=Path, help="such as pipelines/training/segmenter.yaml")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the recipe's sources")
+    parser.add_argument("--out", type=Path, required=True, help="the same one continues a run")
+    parser.add_argument("--start", type=Path, help="weights of an earlier run to start from")
+    parser.add_argument("--device", default="auto")
+    given = parser.parse_args(arguments)
+    curve.check_installed()  # now, not after hours
+    wanted = recipe.read_recipe(given.recipe)
+    segmenter.Run(wanted, given.data, given.out, start=given.start, device=given.device).train()
+    curve.draw(given.out)
+
+
+if __name__ == "__main__":
+    main()

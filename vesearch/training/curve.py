@@ -14,7 +14,7 @@ _SMOOTH = 5  # entries of the log that are averaged
 
 
 def check_installed() -> None:
-    """Raise MissingPackageError unless there is matplotlib: before a run, not at its end."""
+    """Raise MissingPackageError unless there is matplotlib."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as err:

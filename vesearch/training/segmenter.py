@@ -15,23 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork
 
 import vesearch
 from vesearch.checkpoints import tensorfile
 from vesearch.config import load_config
 from vesearch.detectors.segmenter_network import SegmenterNetwork, load_tensors, trained_tensors
 from vesearch.evaluation import segmentation
-from vesearch.masks import box_of
-from vesearch.networks import devices, lite0
+from vesearch.networks import devices
 from vesearch.system.files import atomic, write_text
 from vesearch.training import photos, scenes
+from vesearch.training.losses import losses, trainable_network
 from vesearch.training.recipe import Recipe
 
-_IGNORED = -1  # torchvision's samplers take 0 as background and leave -1 out
-_INSIDE = 0.6  # share of a box that must lie in an ignored one
 _AHEAD = 2  # batches of scenes that are made ahead
 _LOGGED = 20  # steps per entry of the log
 _LONGEST_GRADIENT = 5.0
@@ -60,87 +55,6 @@ class _Scenes(Dataset[Any]):
         rng = np.random.default_rng([self.recipe.seed, self.start + number])
         zoom = self.recipe.least_zoom, self.recipe.most_zoom
         return scenes.make(self.photos, self.weights, self.recipe.side, zoom, rng)
-
-
-class _Proposals(RegionProposalNetwork):  # type: ignore[misc]
-    """Leaves out of its loss what is neither object nor background."""
-
-    def assign_targets_to_anchors(
-        self, anchors: list[torch.Tensor], targets: list[dict[str, torch.Tensor]]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
-        for label, one, target in zip(labels, anchors, targets, strict=True):
-            label[(label == 0) & _unknown(one, target)] = _IGNORED
-        return labels, boxes
-
-
-class _Heads(RoIHeads):  # type: ignore[misc]
-    """Likewise."""
-
-    known: Sequence[dict[str, torch.Tensor]] = ()
-
-    def assign_targets_to_proposals(
-        self,
-        proposals: list[torch.Tensor],
-        gt_boxes: list[torch.Tensor],
-        gt_labels: list[torch.Tensor],
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        matched, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
-        for label, one, target in zip(labels, proposals, self.known, strict=True):
-            label[(label == 0) & _unknown(one, target)] = _IGNORED
-        return matched, labels
-
-
-def _unknown(boxes: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Say of (n, 4) boxes whether they lie in an ignored one or outside the complete one."""
-    area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1).clamp(min=1e-3)
-
-    def inside(regions: torch.Tensor) -> torch.Tensor:
-        low = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
-        high = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
-        return (high - low).clamp(min=0).prod(2) / area[:, None]  # (n, k)
-
-    ignored = (inside(target["ignored"]) > _INSIDE).any(1)
-    side = float(target["side"])
-    if target["complete"].tolist() == [0, 0, side, side]:  # anchors that stick out stay background
-        return ignored
-    return ignored | (inside(target["complete"][None])[:, 0] <= _INSIDE)
-
-
-def trainable(network: SegmenterNetwork) -> SegmenterNetwork:
-    """Let a network's losses leave out what is neither object nor background."""
-    # the same layers and settings, with another way to label: no weights move
-    network.rpn.__class__ = _Proposals
-    network.roi_heads.__class__ = _Heads
-    return network
-
-
-def losses(
-    network: SegmenterNetwork, batch: Sequence[scenes.Scene], device: str
-) -> dict[str, torch.Tensor]:
-    """Return the losses of a batch, by name."""
-    pixels = np.stack([scene.pixels for scene in batch])
-    x = lite0.to_input(pixels, device)
-    targets = [_target(scene, device) for scene in batch]
-    listed = ImageList(x, [tuple(x.shape[-2:])] * len(batch))
-    features = network.backbone(x)
-    proposals, proposing = network.rpn(listed, features, targets)
-    network.roi_heads.known = targets
-    _, heads = network.roi_heads(features, proposals, listed.image_sizes, targets)
-    return {**proposing, **heads}
-
-
-def _target(scene: scenes.Scene, device: str) -> dict[str, torch.Tensor]:
-    boxes = np.array([box_of(mask) for mask in scene.masks], np.float32).reshape(-1, 4)
-    target = {
-        "boxes": torch.from_numpy(boxes),
-        "labels": torch.ones(len(boxes), dtype=torch.int64),
-        "masks": torch.from_numpy(scene.masks.astype(np.uint8)),
-        "ignored": torch.from_numpy(scene.ignored_xyxy),
-        "complete": torch.from_numpy(scene.complete_xyxy),
-        "side": torch.tensor(float(len(scene.pixels))),
-    }
-    return {name: tensor.to(device) for name, tensor in target.items()}
 
 
 class Run:
@@ -204,10 +118,10 @@ class Run:
     def _prepare(self) -> None:
         self._step = 0
         torch.manual_seed(self.recipe.seed)
-        network = SegmenterNetwork()
+        network = trainable_network()
         if self.start:
             load_tensors(network, self.start)
-        self._network = trainable(network.to(self.device).train())
+        self._network = network.to(self.device).train()
         if not self.recipe.backbone_rate:
             network.backbone.body.requires_grad_(False)
         self._parameters = [p for p in self._network.parameters() if p.requires_grad]
