@@ -94,11 +94,13 @@ def _columns(batch: Batch) -> dict[str, Any]:
 def _csv(files: Sequence[Path], dim: int) -> Iterator[Add]:
     # surrogateescape: a path that is no UTF-8 is written as the bytes that it is
     with files[0].open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        # not pyarrow, which quotes every text, writes 2.0 as 2 and takes no such path
         writer = csv.writer(file)  # RFC 4180: lines end in CR LF, quotes are doubled
         writer.writerow(COLUMNS)
 
         def add(batch: Batch) -> None:
-            columns = {name: _plain(column) for name, column in _columns(batch).items()}
+            columns = _columns(batch)
+            columns |= {n: _floats(columns[n]) for n, kind in COLUMNS.items() if kind == "float32"}
             columns["other_paths"] = [_json_or_none(paths) for paths in columns["other_paths"]]
             columns["is_stuff"] = ["true" if stuff else "false" for stuff in columns["is_stuff"]]
             writer.writerows(zip(*columns.values(), strict=True))
@@ -137,13 +139,6 @@ def _parquet(files: Sequence[Path], dim: int) -> Iterator[Add]:
 def _escaped(path: str) -> str:
     r"""Return a path as UTF-8 can have it: other bytes become \xff."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
-
-
-def _plain(column: Any) -> Any:
-    """Return a column's Python values, floats with no more digits than float32 has."""
-    if not isinstance(column, np.ndarray):
-        return column
-    return _floats(column) if column.dtype == np.float32 else column.tolist()
 
 
 def _floats(column: Float32) -> list[float]:
