@@ -207,7 +207,7 @@ def test_the_curve_shows_what_there_is(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "curve.png").height == 2 * before
 
 
-SMALL = "sources: [{folder: squares}]\nsteps: 20\nbatch_size: 1\nside: 128\n"
+SMALL = "sources: [{folder: squares}]\nsteps: 2\nbatch_size: 1\nside: 128\n"
 
 
 def test_the_command_leaves_weights_and_a_curve(data: Path) -> None:

@@ -28,7 +28,7 @@ from vesearch.training.losses import losses, trainable_network
 from vesearch.training.recipe import Recipe
 
 _AHEAD = 2  # batches of scenes that are made ahead
-_LOGGED = 20  # steps per entry of the log
+_LOGGED = 20  # steps per entry of the log; the last entry may have fewer
 _LONGEST_GRADIENT = 5.0
 
 
@@ -92,8 +92,8 @@ class Run:
         began = time.monotonic()
         for batch in loader:
             recent.append(self._learn(batch))
-            if len(recent) == _LOGGED:
-                self._log(recent, (time.monotonic() - began) / _LOGGED)
+            if len(recent) == _LOGGED or self._step == self.recipe.steps:
+                self._log(recent, (time.monotonic() - began) / len(recent))
                 recent, began = [], time.monotonic()
             if self._step % self.recipe.save_every == 0 or self._step == self.recipe.steps:
                 self._save()
