@@ -15,6 +15,7 @@ from skimage import data
 from vesearch.drawing import overlay, paint
 from vesearch.drawing.picture import save_png
 from vesearch.drawing.sheets import MatchPhoto, draw_entities, draw_matches
+from vesearch.drawing.view import around, whole
 from vesearch.errors import VesearchError
 from vesearch.masks import encode, to_entities
 from vesearch.records import Bool, Entities, Match, UInt8
@@ -136,7 +137,7 @@ def test_unknown_entity_is_named() -> None:
 
 def test_bullseye_is_centred_at_the_peak() -> None:
     canvas = grey(240, 320, 90)
-    view = overlay.whole((480, 640), (320, 240))
+    view = whole((480, 640), (320, 240))
     region = overlay.regions_of(entities_of(rectangle((480, 640), (200, 100, 401, 301))))[0]
     shape = overlay.shape_of(view, region)
     overlay.bullseye(canvas, shape, paint.PALETTE[0])
@@ -148,19 +149,19 @@ def test_bullseye_is_centred_at_the_peak() -> None:
 
 
 def test_tile_shows_a_tiny_entity_nearer_and_a_large_one_whole() -> None:
-    near = overlay.around((1200, 1600), (800, 600, 820, 620), (300, 400))
+    near = around((1200, 1600), (800, 600, 820, 620), (300, 400))
     assert near.scale == pytest.approx(1.0)  # a quarter of 1600 px fills 400 px
     assert near.point((810, 610)) == pytest.approx((200, 150))
-    corner = overlay.around((1200, 1600), (0, 0, 20, 20), (300, 400))
+    corner = around((1200, 1600), (0, 0, 20, 20), (300, 400))
     assert (corner.x, corner.y) == (0, 0)
-    wide = overlay.around((100, 4000), (100, 10, 3900, 90), (300, 400))
+    wide = around((100, 4000), (100, 10, 3900, 90), (300, 400))
     assert wide.point((100, 50))[0] >= 0 and wide.point((3900, 50))[0] <= 400
 
 
 def test_badges_do_not_overlap_where_there_is_room() -> None:
     masks = [rectangle((400, 400), (190, y, 210, y + 6)) for y in range(150, 230, 8)]
     masks.append(np.ones((400, 400), bool))
-    view = overlay.whole((400, 400), (800, 800))
+    view = whole((400, 400), (800, 800))
     shapes = [overlay.shape_of(view, region) for region in overlay.regions_of(entities_of(*masks))]
     places = overlay.badge_places(shapes, 14, view.canvas_hw)
     assert min(np.hypot(a[0] - b[0], a[1] - b[1]) for a, b in combinations(places, 2)) >= 28
@@ -168,7 +169,7 @@ def test_badges_do_not_overlap_where_there_is_room() -> None:
 
 
 def test_badge_lies_at_the_peak_of_an_entity_that_can_hold_it() -> None:
-    view = overlay.whole((400, 400), (800, 800))
+    view = whole((400, 400), (800, 800))
     entities = entities_of(rectangle((400, 400), (100, 100, 201, 201)))
     shape = overlay.shape_of(view, overlay.regions_of(entities)[0])
     assert overlay.badge_places([shape], 14, view.canvas_hw) == [shape.peak_xy]

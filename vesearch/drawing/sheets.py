@@ -10,7 +10,7 @@ from pathlib import PurePath
 import numpy as np
 from PIL import Image
 
-from vesearch.drawing import overlay
+from vesearch.drawing import overlay, view
 from vesearch.drawing.paint import (
     Colour,
     Type,
@@ -98,13 +98,13 @@ def _drawn(
     """Return the whole photo with its entities, at most most_wh large."""
     if selected is not None and not 1 <= selected <= len(entities):
         raise VesearchError(f"there is no entity {selected}: the photo has {len(entities)}")
-    view = overlay.whole(entities.size_hw, most_wh)
-    canvas = np.array(view.raster(Image.fromarray(pixels), overlay.MAT))
-    shapes = [overlay.shape_of(view, region) for region in overlay.regions_of(entities)]
+    shown = view.whole(entities.size_hw, most_wh)
+    canvas = np.array(shown.raster(Image.fromarray(pixels), overlay.MAT))
+    shapes = [overlay.shape_of(shown, region) for region in overlay.regions_of(entities)]
     radius = float(np.clip(0.016 * max(canvas.shape[:2]), 11, 16))
     stroke = float(np.clip(max(canvas.shape[:2]) / 400, 2.2, 3.0))
     if selected is not None:
-        overlay.dim_outside(canvas, view, shapes[selected - 1], 0.5)
+        overlay.dim_outside(canvas, shown, shapes[selected - 1], 0.5)
     # small entities on top of the large ones they lie in
     for i in np.argsort(-entities.areas, kind="stable").tolist():
         if selected is None:
@@ -113,7 +113,7 @@ def _drawn(
             overlay.hairline(canvas, shapes[i])
     if selected is not None:
         overlay.outline(canvas, shapes[selected - 1], overlay.colour_of(selected), stroke + 0.4)
-    places = overlay.badge_places(shapes, radius, view.canvas_hw)
+    places = overlay.badge_places(shapes, radius, shown.canvas_hw)
     for i, centre in enumerate(places):
         if selected in (None, i + 1):
             overlay.leader(canvas, shapes[i], centre, overlay.colour_of(i + 1), radius)
@@ -132,10 +132,10 @@ def _tile(found: MatchPhoto, tile_hw: tuple[int, int], colour: Colour) -> UInt8:
     """Return a match's photo around its entity, (h, w, 3)."""
     if found.pixels is None:
         return _note("photo not found", tile_hw)
-    view = overlay.around(found.size_hw, found.match.box_xyxy, tile_hw)
-    tile = np.array(view.raster(Image.fromarray(found.pixels), overlay.MAT))
-    shape = overlay.shape_of(view, overlay.region_of(found.match))
-    overlay.dim_outside(tile, view, shape, 0.22)
+    shown = view.around(found.size_hw, found.match.box_xyxy, tile_hw)
+    tile = np.array(shown.raster(Image.fromarray(found.pixels), overlay.MAT))
+    shape = overlay.shape_of(shown, overlay.region_of(found.match))
+    overlay.dim_outside(tile, shown, shape, 0.22)
     overlay.outline(tile, shape, colour, 2.5)
     overlay.bullseye(tile, shape, colour)
     return tile

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vesearch.errors import StoreDamagedError, StoreMissingError
 from vesearch.system.digests import crc32
-from vesearch.system.files import TEMP_PREFIX, read_json, remove, sealed_json, sync
+from vesearch.system.files import atomic_folder, read_json, sealed_json
 
 MANIFEST = "index.json"
 FORMAT = 1
@@ -22,17 +21,8 @@ def damaged(folder: Path, why: str) -> StoreDamagedError:
 
 
 def commit(folder: Path, facts: dict[str, Any], write: Callable[[Path], None]) -> None:
-    """Let write fill a fresh folder, add the manifest with facts, and move it to its name.
-
-    A reader sees the old folder or the new one. Where a folder is replaced there is an instant
-    with neither: give every build its own name where readers must never wait.
-    """
-    part = folder.with_name(f"{TEMP_PREFIX}{os.getpid()}-{folder.name}")
-    old = part.with_name(f"{part.name}.old")
-    for leftover in (part, old):
-        remove(leftover)
-    part.mkdir(parents=True)
-    try:
+    """Let write fill a fresh folder, add the manifest with facts, and move it to its name."""
+    with atomic_folder(folder) as part:
         write(part)
         files = {
             path.name: {"size": path.stat().st_size, "crc32": crc32(path)}
@@ -40,17 +30,6 @@ def commit(folder: Path, facts: dict[str, Any], write: Callable[[Path], None]) -
         }
         manifest = {"format": FORMAT, **facts, "files": files}
         (part / MANIFEST).write_text(sealed_json(manifest), encoding="utf-8")
-        for path in (*part.iterdir(), part):
-            sync(path)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(part, folder)
-        sync(folder.parent)
-    finally:
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        remove(part)
-        remove(old)
 
 
 def read_manifest(folder: Path, kind: str) -> dict[str, Any]:

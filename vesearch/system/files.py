@@ -34,6 +34,33 @@ def atomic(path: Path) -> Iterator[Path]:
         temp.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside path; on success it becomes path, durably.
+
+    What path held is replaced. A reader sees the old folder or the new one, but there is an instant
+    with neither: give every folder its own name where readers must never wait.
+    """
+    part = path.with_name(f"{TEMP_PREFIX}{os.getpid()}-{path.name}")
+    old = part.with_name(f"{part.name}.old")
+    for leftover in (part, old):
+        remove(leftover)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        for written in (*part.iterdir(), part):
+            sync(written)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(part, path)
+        sync(path.parent)
+    finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        remove(part)
+        remove(old)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically."""
     with atomic(path) as temp:
