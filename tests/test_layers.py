@@ -61,6 +61,8 @@ OWNERS = {
     "pycocotools": {"masks.py", "evaluation/segmentation.py"},
     "click": {"cli"},
     "huggingface_hub": {"weights/hub.py"},
+    "requests": {"weights/download.py"},
+    "urllib3": {"weights/download.py"},
     "rich": {"cli/tables.py"},
     "tqdm": {"system/progress.py", "pipeline.py"},
     "yaml": {"config.py"},
@@ -191,8 +193,12 @@ def _loaded(code: str) -> set[str]:
 
 def test_help_loads_nothing_heavy() -> None:
     code = "from vesearch.cli.main import main; main(['--help'], standalone_mode=False)"
-    heavy = {"torch", "tables", "sklearn", "ngtpy", "numpy", "yaml", "PIL", "rich"}
+    heavy = {"torch", "tables", "sklearn", "ngtpy", "numpy", "yaml", "PIL", "requests", "rich"}
     assert not _loaded(code) & heavy
+
+
+def test_the_web_is_loaded_only_where_something_is_fetched() -> None:
+    assert not _loaded("import vesearch.models.pull") & {"requests", "urllib3"}
 
 
 def test_search_loads_no_library_that_a_query_does_not_need() -> None:

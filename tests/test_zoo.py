@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,18 @@ def test_cached_fetches_once_and_checks(site: Server, home: Path) -> None:
     site.add("/torchvision/other.pth", b"two")
     with pytest.raises(DigestError, match="first pulled"):
         download.cached(f"{site.url}torchvision/other.pth", home / "other.pth")
+
+
+def test_two_pulls_at_once_forget_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = zoo._first_pulls
+
+    def slowly() -> dict[str, str]:
+        found = read()
+        time.sleep(0.1)  # the other pull, unless it waits, writes between reading and writing
+        return found
+
+    monkeypatch.setattr(zoo, "_first_pulls", slowly)
+    urls = [f"https://example.org/{number}" for number in range(3)]
+    with ThreadPoolExecutor(len(urls)) as pool:
+        list(pool.map(zoo.remember_digest, urls, ["ab", "cd", "ef"]))
+    assert read() == dict(zip(urls, ["ab", "cd", "ef"], strict=True))

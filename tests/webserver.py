@@ -15,14 +15,10 @@ class Resource:
 
     cuts: after how many bytes of the body the connection breaks, one entry per response.
     failing: HTTP codes that answer the first requests. redirect: where the file really is.
-    careless: parts are sent whatever the client's file is.
     """
 
     body: bytes = b""
-    etag: str | None = '"1"'
-    modified: str | None = None
-    ranges: bool = True
-    careless: bool = False
+    etag: str = '"1"'
     has_length: bool = True
     headers: dict[str, str] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)
@@ -54,9 +50,6 @@ class Server:
 
     def codes(self) -> list[int]:
         return [request.code for request in self.requests]
-
-    def ranges(self) -> list[str | None]:
-        return [request.headers.get("Range") for request in self.requests]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -94,35 +87,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(found, body=body)
 
     def _send(self, found: Resource, *, body: bool) -> None:
-        start, total = self._start(found), len(found.body)
-        if start is not None and start >= total:
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{total}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_response(200 if start is None else 206)
-        if start is not None:
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-        content = found.body[start or 0 :]
-        own = {"ETag": found.etag, "Last-Modified": found.modified} | found.headers
-        for name, value in own.items():
-            if value is not None:
-                self.send_header(name, value)
+        self.send_response(200)
+        for name, value in ({"ETag": found.etag} | found.headers).items():
+            self.send_header(name, value)
         if found.has_length:
-            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Length", str(len(found.body)))
         self.end_headers()
         if body:
-            self.wfile.write(content[: found.cuts.pop(0)] if found.cuts else content)
-
-    def _start(self, found: Resource) -> int | None:
-        """Return the first byte asked for, when the client's file is still this one."""
-        asked, condition = self.headers.get("Range"), self.headers.get("If-Range")
-        if asked is None or not found.ranges:
-            return None
-        if not found.careless and condition not in (found.etag, found.modified):
-            return None
-        return int(asked.removeprefix("bytes=").removesuffix("-"))
+            self.wfile.write(found.body[: found.cuts.pop(0)] if found.cuts else found.body)
 
 
 @contextmanager

@@ -1,33 +1,36 @@
-"""Fetch a published file: continued where it was cut, checked before it gets its name."""
+"""Fetch a published file, and check it before it gets its name."""
 
 from __future__ import annotations
 
 import base64
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
+import ssl
 import sys
 import time
-import urllib.error
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from email.message import Message
-from http.client import HTTPException, HTTPResponse
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit
 
+import vesearch
 from vesearch.errors import DigestError, DownloadError
 from vesearch.system import digests, files
+from vesearch.system.printable import one_line
 from vesearch.system.progress import bar
-from vesearch.weights import remote, zoo
+from vesearch.weights import zoo
 
-PAUSES_S = (1.0, 3.0, 10.0)  # before each new attempt; new bytes earn all of them anew
+if TYPE_CHECKING:
+    from requests import PreparedRequest, Response
+
+TIMEOUT_S = 30.0  # without a single byte
+PAUSES_S = (1.0, 3.0, 10.0)  # before each new attempt
 _BLOCK = 1 << 16  # bytes
-_PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP codes that another attempt may not meet
+_PASSING = (408, 425, 429, 500, 502, 503, 504)  # codes that another attempt may not meet
 
 
 def fetch(
@@ -35,19 +38,20 @@ def fetch(
 ) -> str:
     """Fetch a file and return its sha256 in hex; path appears whole and checked, or not at all.
 
-    What has arrived stays in "<path>.part", and the next call continues it. sha256 and md5 are
-    hex digests, or how they begin. advice: see `remote.unreachable`.
+    sha256 and md5 are hex digests, or how they begin. advice: see `unreachable`.
     Raises DownloadError, or DigestError when the file is not the expected one.
     """
     try:
-        with _locked(_beside(path, ".part")) as part:
-            version = _Download(url, path, part, advice).complete()
-            part.flush()
-            digest = _checked(path, version, sha256=sha256, md5=md5)
-            files.sync(_beside(path, ".part"))
-            os.replace(_beside(path, ".part"), path)
+        with _locked(path.with_name(f"{path.name}.part")) as part:
+            stated = _receive(url, path, part, advice)
+            if md5 is None or stated.startswith(md5.lower()):
+                md5 = stated or md5  # what the server itself says of it is longer
+            digest = compare_digests(Path(part.name), sha256=sha256, md5=md5)
+            os.fsync(part.fileno())
+            os.replace(part.name, path)
             files.sync(path.parent)
-            _beside(path, ".part.json").unlink(missing_ok=True)
+    except DigestError as err:
+        raise DigestError(f"{url}: {err}; what was fetched is removed") from err
     except OSError as err:
         raise DownloadError(f"{path}: cannot be written: {err.strerror or err}") from err
     return digest
@@ -66,17 +70,17 @@ def fetch_known(url: str, path: Path, *, advice: str = "") -> None:
     Where nobody published a digest, that of the first pull is kept, and later ones must agree.
     Raises DownloadError, or DigestError.
     """
-    digests = zoo.digests(url)
+    known = zoo.digests(url)
     try:
-        sha256 = fetch(url, path, sha256=digests.sha256, md5=digests.md5, advice=advice)
+        sha256 = fetch(url, path, sha256=known.sha256, md5=known.md5, advice=advice)
     except DigestError as err:
-        if digests.source is None:
+        if known.source is None:
             raise
         raise DigestError(
-            f"{err}. It was {str(digests.sha256)[:8]}… when it was first pulled; to accept "
-            f"the new file, delete its line in {digests.source}"
+            f"{err}. It was {str(known.sha256)[:8]}… when it was first pulled; to accept "
+            f"the new file, delete its line in {known.source}"
         ) from err
-    if digests.sha256 is None:
+    if known.sha256 is None:
         zoo.remember_digest(url, sha256)
 
 
@@ -84,12 +88,42 @@ def compare_digests(path: Path, *, sha256: str | None = None, md5: str | None = 
     """Return a file's sha256 in hex. Raises DigestError unless the digests begin as given."""
     found = {"sha256": digests.sha256(path)}
     if md5 is not None:
-        found["md5"] = _md5(path)
+        with path.open("rb") as file:
+            hashed = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+        found["md5"] = hashed.hexdigest()
     for name, expected in (("sha256", sha256), ("md5", md5)):
         if expected is not None and not found[name].startswith(expected.lower()):
             more = "…" if len(expected) < len(found[name]) else ""
             raise DigestError(f"{name} is {found[name]}, expected {expected}{more}")
     return found["sha256"]
+
+
+def size_of(url: str, *, advice: str = "") -> int | None:
+    """Ask for a file's size in bytes; None where the server does not say.
+
+    advice: see `unreachable`. Raises DownloadError when there is no answer.
+    """
+    with _ask("HEAD", url, advice) as response:
+        return _size(response) if response.ok else None
+
+
+def unreachable(url: str, err: BaseException, advice: str) -> DownloadError:
+    """Return the error that names the host, and what to do on a machine that is offline.
+
+    advice: how to use the file once it was fetched elsewhere, as a clause after "and".
+    """
+    host, cause = urlsplit(url).netloc.rpartition("@")[2], _first_cause(err)
+    if isinstance(cause, ssl.SSLError):
+        return DownloadError(f"cannot reach {host} safely: {reason(cause)}")
+    then = advice or "give the file with --set detect.weights=FILE or --set embed.weights=FILE"
+    offline = f"offline? fetch {url} on another machine and {then}"
+    return DownloadError(f"cannot reach {host} ({reason(cause)}): {offline}")
+
+
+def reason(err: BaseException) -> str:
+    """Return what went wrong in one line."""
+    text = (err.strerror if isinstance(err, OSError) else None) or str(err)
+    return one_line(text) or type(err).__name__
 
 
 def say(text: str) -> None:
@@ -113,229 +147,129 @@ def size_text(size: int | None) -> str:
     return f"{size / 1e6:.0f} MB" if size < 999_500_000 else f"{size / 1e9:.1f} GB"
 
 
-class _CutError(Exception):
-    """The transfer broke off, but may continue."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """Which file the server has; kept beside what has arrived, to continue only the same one.
-
-    validator: a strong ETag or a Last-Modified date; size in bytes; md5 in hex.
-    """
-
-    url: str
-    validator: str | None = None
-    size: int | None = None
-    md5: str | None = None
-
-    @classmethod
-    def offered(cls, url: str, headers: Message) -> _Version:
-        """Read the headers of a response that carries the whole file."""
-        etag = headers.get("ETag", "")
-        # RFC 9110, 13.1.5: a weak ETag must not be used to continue
-        validator = headers.get("Last-Modified") if not etag or etag.startswith("W/") else etag
-        hashes = ",".join(headers.get_all("x-goog-hash", []))
-        md5 = re.search(r"\bmd5=([A-Za-z0-9+/]{22}==)", hashes)
-        return cls(
-            url, validator, _length(headers), base64.b64decode(md5[1]).hex() if md5 else None
-        )
-
-    @classmethod
-    def kept(cls, path: Path, url: str) -> _Version:
-        """Read what was kept; where there is nothing, a version that cannot be continued."""
-        try:
-            version = cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return cls(url)
-        return version if version.url == url else cls(url)
-
-    def continued_by(self, headers: Message, start: int) -> bool:
-        """Tell whether a partial response carries on at byte `start` of this very file."""
-        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
-        if span is None or int(span[1]) != start:
-            return False
-        if self.size is not None and span[2] not in ("*", str(self.size)):
-            return False
-        by_date = self.validator is not None and not self.validator.startswith('"')
-        return by_date or headers.get("ETag") in (None, self.validator)
-
-
-class _Download:
-    """A file on its way, over as many connections as it takes."""
-
-    def __init__(self, url: str, path: Path, part: IO[bytes], advice: str) -> None:
-        self.url = url
-        self.path = path
-        self.part = part
-        self.advice = advice
-        self.version = _Version.kept(_beside(path, ".part.json"), url)
-        self.announced = False
-
-    def complete(self) -> _Version:
-        """Fetch what is missing. Raises DownloadError; what has arrived stays."""
-        if self.version.validator is None:
-            self.part.truncate(0)
-        most, pauses = self._size(), iter(PAUSES_S)
-        while self._size() != self.version.size:
-            try:
-                self._receive()
-                break
-            except _CutError as cut:
-                if self._size() > most:
-                    most, pauses = self._size(), iter(PAUSES_S)
-                pause = next(pauses, None)
-                if pause is None:
-                    raise DownloadError(
-                        f"{self.url}: {cut}; the same command continues where it was"
-                    ) from cut
-                time.sleep(pause)
-        return self.version
-
-    def _size(self) -> int:
-        return self.part.seek(0, os.SEEK_END)
-
-    def _receive(self) -> None:
-        """Read one response to its end. Raises _CutError when it breaks off."""
-        start = self._size()
-        with self._respond(start) as response:
-            if response.status == 206 and not self.version.continued_by(response.headers, start):
-                self.version = _Version(self.url)
-                self.part.truncate(0)
-                raise _CutError(f"{remote.host(self.url)} sent another part than it was asked for")
-            if response.status == 200:
-                self._begin(_Version.offered(self.url, response.headers), start)
-                start = 0
-            self._tell(start)
-            length = _length(response.headers)
-            total = None if length is None else start + length
-            with bar("download", total=total or 0, unit="B") as shown:
-                shown.unit_scale, shown.n, shown.initial = True, start, start
-                for block in _blocks(response):
-                    self.part.write(block)
-                    shown.update(len(block))
-        for expected in (total, self.version.size):
-            if expected is not None and self._size() != expected:
-                raise _CutError(
-                    f"the connection broke off at {self._size():,} of {expected:,} bytes"
-                )
-
-    def _begin(self, version: _Version, start: int) -> None:
-        """Start anew with this version; `start` bytes of another one, or of the same, go."""
-        if start:
-            same = version.validator == self.version.validator
-            why = "the server cannot continue" if same else "the file on the server has changed"
-            say(f"{self.path.name}: {why}, so from the beginning")
-        self.version = version
-        self.part.truncate(0)
-        files.write_text(_beside(self.path, ".part.json"), json.dumps(asdict(version)))
-        free = shutil.disk_usage(self.path.parent).free
-        if version.size is not None and version.size > free:
-            raise DownloadError(
-                f"{self.path}: {size_text(version.size)} to fetch, but only {size_text(free)} "
-                f"are free there"
-            )
-
-    def _tell(self, start: int) -> None:
-        if not self.announced:
-            announce(self.path.name, self.version.size, self.url, self.path)
-        if start:
-            say(f"  continuing after {size_text(start)}")
-        self.announced = True
-
-    def _respond(self, start: int) -> HTTPResponse:
-        """Open the response that carries the file from byte `start` on."""
-        headers = {}
-        if start and self.version.validator is not None:
-            headers = {"Range": f"bytes={start}-", "If-Range": self.version.validator}
-        try:
-            response = remote.open_url(self.url, headers)
-        except urllib.error.HTTPError as err:
-            err.close()
-            if err.code == 416:  # more has arrived than the server has
-                self.part.truncate(0)
-            elif err.code not in _PASSING:
-                raise DownloadError(f"{self.url}: HTTP {err.code} {err.reason}") from err
-            raise _CutError(f"HTTP {err.code} {err.reason}") from err
-        except urllib.error.URLError as err:
-            if not self.announced:
-                raise remote.unreachable(self.url, err, self.advice) from err
-            raise _CutError(f"the connection broke off: {remote.reason(err)}") from err
-        except (OSError, HTTPException) as err:  # connected, but no proper answer
-            raise _CutError(f"no answer: {remote.reason(err)}") from err
-        self._check_kind(response, partial=bool(headers))
-        return response
-
-    def _check_kind(self, response: HTTPResponse, *, partial: bool) -> None:
-        """Raise DownloadError for a response that is no file, or whose end cannot be told."""
-        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        chunked = "Transfer-Encoding" in response.headers
-        if response.status != 200 and not (partial and response.status == 206):
-            wrong = f"HTTP {response.status} {response.reason}"
-        elif kind == "text/html":
-            wrong = "answered with a web page, not with the file; is a log-in page in between?"
-        elif not chunked and _length(response.headers) is None:
-            wrong = "the server does not say how large the file is"
-        else:
-            return
-        response.close()
-        raise DownloadError(f"{self.url}: {wrong}")
-
-
-def _blocks(response: HTTPResponse) -> Iterator[bytes]:
-    """Yield the body in pieces. Raises _CutError when the connection does not hold."""
+def _receive(url: str, path: Path, part: IO[bytes], advice: str) -> str:
+    """Write the file into part; return the md5 that the server states, in hex, or ""."""
+    pauses = list(PAUSES_S)
     while True:
+        attempt = len(PAUSES_S) - len(pauses)
+        # once it has answered, a server that cannot be reached may soon be back
+        with _ask("GET", url, advice, reconnects=attempt) as response:
+            size = _size(response)
+            _check(response, url, path)
+            if not attempt:
+                announce(path.name, size, url, path)
+            if _copy(response, part):
+                hashes = response.headers.get("x-goog-hash", "")
+                md5 = re.search(r"\bmd5=([A-Za-z0-9+/]{22}==)", hashes)
+                return base64.b64decode(md5[1]).hex() if md5 else ""
+        arrived = f"{part.tell():,}" if size is None else f"{part.tell():,} of {size:,}"
+        cut = f"the connection broke off at {arrived} bytes"
+        if not pauses:
+            raise DownloadError(f"{url}: {cut}; the same command tries again")
+        say(f"  {cut}, so from the beginning")
+        time.sleep(pauses.pop(0))
+
+
+def _copy(response: Response, part: IO[bytes]) -> bool:
+    """Write a response's body into part, and tell whether it came to its end."""
+    from urllib3.exceptions import HTTPError
+
+    size = _size(response)
+    part.seek(0)
+    part.truncate()
+    with suppress(HTTPError), bar("download", total=size or 0, unit="B") as shown:
+        shown.unit_scale = True
+        # not iter_content: it would unpack what a server sends packed all the same
+        for block in response.raw.stream(_BLOCK, decode_content=False):
+            part.write(block)
+            shown.update(len(block))
+        part.flush()
+        return size in (None, part.tell())
+    return False
+
+
+def _check(response: Response, url: str, path: Path) -> None:
+    """Raise DownloadError for a response that is no file, and for a file without room."""
+    headers, size = response.headers, _size(response)
+    free = shutil.disk_usage(path.parent).free
+    if response.status_code != 200:
+        wrong = f"{url}: HTTP {response.status_code} {response.reason}"
+    elif headers.get("Content-Type", "").lower().startswith("text/html"):
+        wrong = f"{url}: answered with a web page, not with the file; is a log-in page in between?"
+    elif size is None and "Transfer-Encoding" not in headers:
+        wrong = f"{url}: the server does not say how large the file is"
+    elif size is not None and size > free:
+        few = f"only {size_text(free)} are free there"
+        wrong = f"{path}: {size_text(size)} to fetch, but {few}"
+    else:
+        return
+    raise DownloadError(wrong)
+
+
+def _size(response: Response) -> int | None:
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() else None
+
+
+def _ask(method: str, url: str, advice: str, *, reconnects: int = 0) -> Response:
+    """Return the response, redirects followed. Raises DownloadError when there is none."""
+    import requests
+    from urllib3.util import Retry
+
+    class Session(requests.Session):
+        def rebuild_auth(self, prepared_request: PreparedRequest, response: Response) -> None:
+            """Follow a redirect with no password, and out of no encryption."""
+            old, new = str(response.url), str(prepared_request.url)
+            if old.startswith("https:") and not new.startswith("https:"):
+                raise DownloadError(f"{old}: redirects to {new}, without encryption")
+
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise DownloadError(f"{url}: only http:// and https:// can be fetched")
+    retry = Retry(
+        connect=reconnects,
+        other=0,  # such as TLS
+        read=len(PAUSES_S),
+        status=len(PAUSES_S),
+        status_forcelist=_PASSING,
+        backoff_factor=PAUSES_S[0],
+        raise_on_status=False,
+        respect_retry_after_header=False,  # a server may ask for hours
+    )
+    # identity: a compressed body would have neither the length nor the digest of the file
+    own = {"User-Agent": f"vesearch/{vesearch.__version__}", "Accept-Encoding": "identity"}
+    adapter = requests.adapters.HTTPAdapter(max_retries=retry)
+    with Session() as session:
+        session.auth = lambda request: request  # otherwise a password of ~/.netrc
+        session.mount("http://", adapter)
+        session.mount("https://", adapter)
         try:
-            block = response.read(_BLOCK)
-        except (OSError, HTTPException) as err:
-            raise _CutError(f"the connection broke off: {remote.reason(err)}") from err
-        if not block:
-            return
-        yield block
+            return session.request(method, url, headers=own, timeout=TIMEOUT_S, stream=True)
+        except requests.RequestException as err:
+            raise unreachable(url, err, advice) from err
 
 
-def _checked(path: Path, version: _Version, *, sha256: str | None, md5: str | None) -> str:
-    """Return the sha256 of what has arrived; a wrong file is removed and raises DigestError."""
-    if md5 is None or (version.md5 or "").startswith(md5.lower()):
-        md5 = version.md5 or md5  # what the server itself says of it is longer
-    try:
-        return compare_digests(_beside(path, ".part"), sha256=sha256, md5=md5)
-    except DigestError as err:
-        _beside(path, ".part").unlink()
-        _beside(path, ".part.json").unlink(missing_ok=True)
-        raise DigestError(f"{version.url}: {err}; what was fetched is removed") from err
+def _first_cause(err: BaseException) -> BaseException:
+    """Return the error below those that requests and urllib3 wrap around it."""
+    below = (inner for inner in (err.__cause__, *err.args) if isinstance(inner, Exception))
+    inner = next(below, None)
+    return err if inner is None else _first_cause(inner)
 
 
 @contextmanager
 def _locked(part: Path) -> Iterator[IO[bytes]]:
-    """Open the partial file for appending, as the only process that does."""
+    """Open a file for writing, as the only process that does; it goes unless it was renamed."""
     part.parent.mkdir(parents=True, exist_ok=True)
     with part.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # its holder may have given it its final name since it was opened
-            alone = part.exists() and part.stat().st_ino == os.fstat(file.fileno()).st_ino
+            # its holder may have renamed or removed it since it was opened
+            alone = part.exists() and os.path.samestat(part.stat(), os.fstat(file.fileno()))
         except BlockingIOError:
             alone = False
         if not alone:
             raise DownloadError(f"{part}: another process is fetching it")
         try:
             yield file
-        finally:
-            file.flush()
-            if part.exists() and part.stat().st_size == 0:
-                part.unlink()
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _length(headers: Message) -> int | None:
-    length = headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from vesearch.errors import DownloadError, MissingPackageError, UnknownNameError
-from vesearch.weights import remote, zoo
-from vesearch.weights.download import announce, say
+from vesearch.weights import zoo
+from vesearch.weights.download import announce, reason, say, size_of, unreachable
 
 FILE = "model.safetensors"
 _PUBLIC = "https://huggingface.co"
@@ -40,9 +40,9 @@ def fetch(model: str) -> Path:
         return there
     url = f"{endpoint()}/timm/{model}/resolve/main/{FILE}"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:
-        raise remote.unreachable(url, OSError("HF_HUB_OFFLINE is set"), _ADVICE)
+        raise unreachable(url, OSError("HF_HUB_OFFLINE is set"), _ADVICE)
     # asked here first: offline, the client would try for half a minute, with a page of warnings
-    size = remote.size_of(url, advice=_ADVICE)
+    size = size_of(url, advice=_ADVICE)
     announce(f"timm:{model}", size, url, zoo.hub_cache())
     try:
         got = hf_hub_download(f"timm/{model}", FILE, cache_dir=zoo.hub_cache(), endpoint=endpoint())
@@ -53,14 +53,14 @@ def fetch(model: str) -> Path:
     except errors.LocalEntryNotFoundError as err:
         why = err.__cause__ or err
         if isinstance(why, OSError) and not isinstance(why, ConnectionError):  # it did answer
-            raise DownloadError(f"{url}: {remote.reason(why)}") from err
-        raise remote.unreachable(url, why, _ADVICE) from err
+            raise DownloadError(f"{url}: {reason(why)}") from err
+        raise unreachable(url, why, _ADVICE) from err
     except (errors.RepositoryNotFoundError, errors.EntryNotFoundError) as err:
         raise UnknownNameError(
             f"{url}: there is no such model; the names: timm.list_pretrained()"
         ) from err
     except Exception as err:  # its HTTP library, and with it the errors, change with the version
         raise DownloadError(
-            f"{url}: {type(err).__name__}: {remote.reason(err)}; the same command tries again"
+            f"{url}: {type(err).__name__}: {reason(err)}; the same command tries again"
         ) from err
     return Path(got)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -225,8 +226,13 @@ def digests(url: str) -> Digests:
 
 def remember_digest(url: str, sha256: str) -> None:
     """Keep the sha256 of a URL's first pull; a later one changes nothing."""
-    text = json.dumps({url: sha256} | _first_pulls(), indent=1, sort_keys=True)
-    files.write_text(_pulls_path(), f"{text}\n")
+    path = _pulls_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        # from reading to writing: another pull may end meanwhile
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        text = json.dumps({url: sha256} | _first_pulls(), indent=1, sort_keys=True)
+        files.write_text(path, f"{text}\n")
 
 
 def _pulls_path() -> Path:
