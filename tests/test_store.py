@@ -23,7 +23,7 @@ from vesearch.errors import (
     StoreMismatchError,
     StoreMissingError,
 )
-from vesearch.store import shards
+from vesearch.store import sealed
 from vesearch.store.rows import (
     CropRows,
     EmbeddingRows,
@@ -265,7 +265,7 @@ def test_damaged_settings_are_one_clear_error(made: Store, text: str) -> None:
 
 def test_another_schema_is_refused(made: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made.write(0, CropRows((b"x",)), "fingerprint")
-    monkeypatch.setattr(shards, "SCHEMA", 3)  # as the next version would find this store
+    monkeypatch.setattr(sealed, "SCHEMA", 3)  # as the next version would find this store
     with pytest.raises(StoreMismatchError, match="store format 2, this vesearch reads format 3"):
         made.settings()
     with pytest.raises(StoreMismatchError, match="another format than 3"):

@@ -20,7 +20,7 @@ from vesearch.errors import (
 )
 from vesearch.store import sealed
 from vesearch.store.rows import Rows
-from vesearch.store.sealed import REPAIR, SCHEMA
+from vesearch.store.sealed import REPAIR
 from vesearch.system.files import TEMP_PREFIX, read_json, remove, write_json
 
 _SHARD_NAME = "{:06d}.h5"
@@ -59,9 +59,9 @@ class Store:
             raise StoreError(f"cannot read {file}: {err.strerror}") from err
         except (ValueError, KeyError, TypeError) as err:
             raise StoreDamagedError(f"{file} cannot be read: {err}; {REPAIR}") from err
-        if schema != SCHEMA:
+        if schema != sealed.SCHEMA:
             raise StoreMismatchError(
-                f"{self.path} has store format {schema}, this vesearch reads format {SCHEMA}"
+                f"{self.path} has store format {schema}, this vesearch reads format {sealed.SCHEMA}"
             )
         return settings
 
@@ -70,7 +70,7 @@ class Store:
         if self.exists() and self.settings() == settings:
             return
         self._refuse_foreign()
-        document = {"schema": SCHEMA, "settings": dict(settings)}
+        document = {"schema": sealed.SCHEMA, "settings": dict(settings)}
         try:
             write_json(self.path / "store.json", document)
         except OSError as err:
