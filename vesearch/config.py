@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vesearch.errors import ConfigError
 from vesearch.registry import did_you_mean
@@ -13,6 +13,7 @@ from vesearch.system.printable import one_line
 
 _MAX_FILE_BYTES = 1 << 20
 Scalar = int | float | str | bool
+Kept = Literal["as result", "as place", "not"]
 # by how a setting's type is written
 _EXPECTED = {
     "int": "a whole number",
@@ -29,7 +30,7 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     many: bool = False,
-    kept: str = "as result",
+    kept: Kept = "as result",
 ) -> Any:
     """Declare a setting in a dataclass: its default, if it need not be given, and what it may be.
 
@@ -142,7 +143,7 @@ def flatten(config: Config) -> dict[str, Scalar]:
     return {f"{s}.{f.name}": getattr(section, f.name) for s, section, f in _settings(config)}
 
 
-def kept_settings(config: Config, section: str, kept: str = "as result") -> dict[str, Scalar]:
+def kept_settings(config: Config, section: str, kept: Kept = "as result") -> dict[str, Scalar]:
     """Return a section's settings that a store keeps so, as {"section.key": value}."""
     return {
         f"{s}.{f.name}": getattr(record, f.name)

@@ -17,6 +17,10 @@ VesearchError               a user can act on it; the command line prints it as 
 
 from __future__ import annotations
 
+from typing import Literal
+
+Unusable = Literal["unreadable", "too_large"]  # why a file is no usable image
+
 
 class VesearchError(Exception):
     """Base of all errors that a user can act on."""
@@ -37,10 +41,10 @@ class MissingPackageError(VesearchError):
 class ImageError(VesearchError):
     """A file is not usable as an image.
 
-    status: the value for the images table, such as "unreadable" or "too_large".
+    status: the value for the images table.
     """
 
-    def __init__(self, message: str, *, status: str = "unreadable") -> None:
+    def __init__(self, message: str, *, status: Unusable = "unreadable") -> None:
         super().__init__(message)
         self.status = status
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from vesearch.config import Config, Scalar, kept_settings, load_config, names_in
+from vesearch.config import Config, Kept, Scalar, kept_settings, load_config, names_in
 from vesearch.detectors import DETECTORS, Detector
 from vesearch.detectors.selection import Selection
 from vesearch.embedders import EMBEDDERS, Embedder
@@ -103,7 +103,7 @@ class Job:
         """Return where the models are: remembered, but free to change while digests do not."""
         return {key: _absolute(text) for key, text in self._kept("as place").items()}
 
-    def _kept(self, kept: str) -> dict[str, Any]:
+    def _kept(self, kept: Kept) -> dict[str, Any]:
         sections = [kept_settings(self.config, section, kept) for section in _TABLES]
         return {key: value for section in sections for key, value in section.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from vesearch.store.rows import (
     EmbeddingRows,
     EntityRows,
     ImageRows,
+    ImageStatus,
     Rows,
     VectorRows,
 )
@@ -25,7 +27,7 @@ from vesearch.store.shards import Store
 from vesearch.system.progress import bar
 
 TABLES: tuple[type[Rows], ...] = (ImageRows, EntityRows, CropRows, EmbeddingRows, VectorRows)
-_STATUSES = {"ok", "duplicate", "unreadable", "too_large", "removed", "lost"}
+_STATUSES = get_args(ImageStatus)
 
 
 def find_problems(job: Job) -> Iterator[Problem]:

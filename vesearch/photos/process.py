@@ -15,13 +15,13 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 
 import vesearch
 from vesearch.config import ImageSettings
-from vesearch.errors import ImageError
+from vesearch.errors import ImageError, Unusable
 from vesearch.photos.worker import DATA, LENGTH, PATH, READY
 from vesearch.records import Frame
 from vesearch.system.printable import one_line
@@ -30,7 +30,7 @@ _START_SECONDS = 60.0
 _MOST_READS = 5_000  # broken files make some decoders lose memory
 _GRACE_SECONDS = 1.0  # what a process is given to end itself before it is killed
 _MAX_HEADER = 8192
-_STATUSES = ("unreadable", "too_large")
+_STATUSES = get_args(Unusable)
 # vesearch itself is taken from where the parent has it, before the folders of all else are known
 _BOOTSTRAP = (
     "import sys; sys.path[:] = sys.argv[2:3]; import vesearch; sys.path[:] = sys.argv[3:]; "
@@ -230,7 +230,7 @@ def _error_in(header: dict[str, Any]) -> ImageError | None:
     error, status = header["error"], header.get("status")
     if type(error) is not str or status not in _STATUSES:
         raise _wrong_answer()
-    return ImageError(one_line(error), status=status)
+    return ImageError(one_line(error), status=cast(Unusable, status))
 
 
 def _cause(code: int | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vesearch.errors import ImageError
+from vesearch.errors import ImageError, Unusable
 from vesearch.job import Job
 from vesearch.photos.pool import Decoders
 from vesearch.records import Frame
@@ -25,7 +25,7 @@ class Decoded:
 
     file: FoundFile
     frame: Frame | None
-    status: str = "ok"
+    status: Unusable = "unreadable"
     error: str = ""
 
     def log(self, shard_log: ShardLog) -> int | None:

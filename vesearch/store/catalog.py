@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
 from vesearch.records import Bool, Int64
-from vesearch.store.rows import STRIDE, ImageRows
+from vesearch.store.rows import STRIDE, ImageRows, ImageStatus
 from vesearch.store.shards import Store
 from vesearch.system.files import remove
 
@@ -25,7 +26,7 @@ class Place:
     image_id: int
     size: int
     mtime_ns: int
-    status: str
+    status: ImageStatus
     error: str | None
 
 
@@ -131,7 +132,8 @@ class Catalog:
         own = set(rows.own(shard).tolist())
         for row, path in enumerate(rows.paths):
             image_id, digest = int(rows.image_ids[row]), rows.digests[row]
-            status = rows.statuses[row] or ""
+            # any text, until verify has looked: then one of these
+            status = cast(ImageStatus, rows.statuses[row] or "")
             if path:
                 size, mtime_ns = int(rows.sizes[row]), int(rows.mtimes_ns[row])
                 self._place(path, Place(image_id, size, mtime_ns, status, rows.errors[row]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vesearch.errors import Unusable
 from vesearch.records import Frame
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import (
@@ -15,6 +16,7 @@ from vesearch.store.rows import (
     EmbeddingRows,
     EntityRows,
     ImageRows,
+    ImageStatus,
     VectorRows,
 )
 from vesearch.store.shards import Store
@@ -35,7 +37,7 @@ class LogRow:
     """One row of ImageRows; without an image, what its columns hold where nothing is known."""
 
     path: bytes
-    status: str
+    status: ImageStatus
     image_id: int = -1
     size: int = 0
     mtime_ns: int = 0
@@ -85,12 +87,14 @@ class ShardLog:
         image_id = self.catalog.by_digest.get(digest, self._own.get(digest, row_id))
         known = self.catalog.places.get(file.path)
         is_back = known is not None and known.image_id == image_id  # touched, or restored
-        status = "ok" if image_id == row_id else "duplicate"
+        status: ImageStatus = "ok" if image_id == row_id else "duplicate"
+        if known is not None and is_back:
+            status = known.status
         self._own.setdefault(digest, image_id)
         self._rows.append(
             LogRow(
                 path=file.path,
-                status=known.status if known is not None and is_back else status,
+                status=status,
                 image_id=image_id,
                 size=file.size,
                 mtime_ns=file.mtime_ns,
@@ -105,7 +109,7 @@ class ShardLog:
             self._drop_gone(image_id, but=file.path)
         return None
 
-    def refuse(self, file: FoundFile, status: str, error: str) -> None:
+    def refuse(self, file: FoundFile, status: Unusable, error: str) -> None:
         """Log a file that is no usable image, and why."""
         self._rows.append(
             LogRow(file.path, status, size=file.size, mtime_ns=file.mtime_ns, error=error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ PER_IMAGE = {
     *("counts", "image_statuses", "image_errors"),
 }
 Texts = tuple[str | None, ...]
+ImageStatus = Literal["ok", "duplicate", "unreadable", "too_large", "removed", "lost"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,8 +43,8 @@ class ImageRows(Rows):
     image_ids: the image whose content the path has: a new one of this shard, an earlier one for
         a copy, -1 where there is no usable image.
     sizes: bytes; mtimes_ns: modification times; widths, heights: upright pixels, 0 unknown.
-    statuses: ok, duplicate, unreadable, too_large, removed (by its owner, or moved), lost (could
-        not be read again when its entities were to be made; digests says of which content).
+    statuses: each an ImageStatus: removed by its owner, or moved; lost: could not be read again
+        when its entities were to be made (digests says of which content).
     """
 
     KIND: ClassVar[str] = "images"
