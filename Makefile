@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture lint format bench clean
+.PHONY: help demo test golden torture lint format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,6 +26,9 @@ demo: $(VENV)/stamp  ## ingest eight photos, search for a motorcycle, leave resu
 
 test: $(VENV)/stamp  ## run all tests
 	$(BIN)/python -m pytest
+
+golden: $(VENV)/stamp  ## measure the figures of tests/golden.json anew, after a change that moves them
+	$(BIN)/python -m tests.golden
 
 TORTURE := kill random_kills crash faults properties hostile decoders index_changes
 torture: $(VENV)/stamp  ## break everything many times over, and print how much was survived

@@ -19,9 +19,9 @@ SCIKIT_LEARN = ("china.jpg", "flower.jpg")
 
 
 def photo(name: str) -> Path:
-    """Return where an installed package keeps a photo."""
+    """Return where an installed package keeps a photo; scikit-image has more than are listed."""
     package, folder = (
-        ("skimage", "data") if name in SCIKIT_IMAGE else ("sklearn", "datasets/images")
+        ("sklearn", "datasets/images") if name in SCIKIT_LEARN else ("skimage", "data")
     )
     spec = find_spec(package)
     if spec is None or spec.origin is None:
