@@ -70,7 +70,11 @@ def verify(common: Common, repair: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
-    "--as", "formats", multiple=True, metavar="coco|csv|npy|parquet", help="[default: coco, csv]"
+    "--as",
+    "formats",
+    multiple=True,
+    metavar="coco|csv|npy|parquet",
+    help="What to write; give it again for more.  [default: coco, csv]",
 )
 @with_options
 def export(common: Common, folder: Path, formats: tuple[str, ...]) -> None:
