@@ -34,7 +34,8 @@ from vesearch.job import Job
 from vesearch.networks import devices
 from vesearch.photos.decode import read_frame
 from vesearch.pipeline import ingest, run_stages
-from vesearch.search import Searcher, Wish
+from vesearch.question import Numbered, Question
+from vesearch.search import Searcher
 
 ENTRY = [sys.executable, "-c", "from vesearch.cli.main import main; main()"]
 
@@ -200,11 +201,11 @@ def bench_query(photos: Path, scratch: Path) -> Iterator[Line]:
     beside = f"import torch, torchvision {torch_s:.2f} s"
     yield at_most("vesearch query, cold", f"{cold:.2f} s", beside, cold / torch_s, 2.5)
     searcher = Searcher(config)
-    searcher.ask(query, 1, Wish())
+    searcher.answer(Question((Numbered(query, 1),)))
     ratios, totals = [], []
     for path in photos_of(folder):
         began = time.perf_counter()
-        result = searcher.ask(path, 1, Wish())
+        result = searcher.answer(Question((Numbered(path, 1),)))
         total = (time.perf_counter() - began) * 1e3
         parts = sum(result.timings_ms[name] for name in ("decode", "detect", "embed"))
         ratios.append(total / parts)

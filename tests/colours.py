@@ -14,6 +14,7 @@ from PIL import Image
 
 from vesearch.config import Config, load_config
 from vesearch.job import Job
+from vesearch.question import Numbered, Photo, Question, Where
 from vesearch.records import Float32, UInt8
 
 SIDE = 4  # colours per side of a picture
@@ -47,6 +48,12 @@ def settings(store: Path, *more: str) -> Config:
     given = ("detect.detector=whole", "run.device=cpu", "run.shard_size=3", "crop.size=32")
     given += ("index.pairs=1000", f"run.store={store}", *more)
     return load_config(overrides=given)
+
+
+def about(photo: Photo, *, top: int = 10, include_self: bool = False) -> Question:
+    """Return the question for what is similar to a photo's entity 1."""
+    where = Where(include_self=include_self)
+    return Question((Numbered(photo, 1),), where=where, top=top)
 
 
 def draw(path: Path, seed: int, *, mtime_s: int | None = None) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import about, colours, draw, settings  # noqa: F401  (fixture)
 from tests.crashing import Crash, FileLayer
 from tests.tally import TORTURE, tally
 from vesearch import pipeline
@@ -25,7 +25,7 @@ from vesearch.care.check import TABLES
 from vesearch.care.repair import verify
 from vesearch.errors import StoreMissingError, VesearchError
 from vesearch.job import Job
-from vesearch.search import Searcher, Wish
+from vesearch.search import Searcher
 from vesearch.stages import forget
 from vesearch.store import builds
 from vesearch.store.catalog import Catalog
@@ -134,7 +134,7 @@ def assert_same(one: Path, other: Path) -> None:
 def answers(home: Path) -> list[tuple[int, float]]:
     """Ask a question while a command lies where it died; whatever is served must be there."""
     searcher = Searcher(settings(home / "store"))
-    found = searcher.ask(home.parent / "photos" / "d.png", 1, Wish(top=50)).matches
+    found = searcher.answer(about(home.parent / "photos" / "d.png", top=50)).matches
     for match in found:
         assert match.mask and Path(match.image).parent.name == "photos"
     return [(match.entity_id, match.similarity) for match in found]

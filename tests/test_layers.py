@@ -22,20 +22,21 @@ MAY = {
     "config": {"errors", "registry", "system"},
     "weights": {"registry", *_BASE},
     "masks": {"records"},
+    "question": {"records"},
     "projection": {"records"},
     "networks": {*_BASE},
     "checkpoints": {"networks", "registry", *_BASE},
     "photos": {"config", *_BASE},
     "indexes": {"registry", *_BASE},
     "store": {"indexes", "projection", *_BASE},
-    "drawing": {"masks", "store", *_BASE},
+    "drawing": {"masks", "photos", "question", "store", *_BASE},
     "detectors": {"masks", *_MODELS, *_BASE},
     "embedders": {*_MODELS, *_BASE},
     "describe": {"config", "detectors", "embedders", *_BASE},
     "job": {"config", "detectors", "embedders", "networks", "photos", "store", *_BASE},
     "stages": {"describe", "detectors", "indexes", "photos", "projection", *_JOB},
     "pipeline": {"describe", "networks", "registry", "stages", *_JOB},
-    "search": {"describe", "drawing", *_JOB},
+    "search": {"describe", "photos", "projection", "question", *_JOB},
     "care": {"projection", "stages", "job", "store", *_BASE},
     "export": {"masks", "registry", "job", "store", *_BASE},
     "evaluation": {"config", "describe", "drawing", "job", "masks", "photos", "projection"} | _BASE,
@@ -137,7 +138,9 @@ def test_photos_are_decoded_behind_one_door() -> None:
     for path in _modules():
         if _room(path) != "photos":
             inner = {name for name in _imports(path) if name.startswith("vesearch.photos.")}
-            assert not {n for n in inner if n.split(".")[2] not in ("pool", "formats")}, path.name
+            assert not {n for n in inner if n.split(".")[2] not in ("pool", "formats", "files")}, (
+                path.name
+            )
 
 
 def test_no_permission_is_left_over() -> None:

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.colours import Colours, colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import Colours, about, colours, draw, settings  # noqa: F401  (fixture)
 from vesearch import masks, pipeline
 from vesearch.care import compact
 from vesearch.care.repair import verify
 from vesearch.config import Config
+from vesearch.drawing.answers import draw_answer
 from vesearch.errors import StoreMissingError, VesearchError
 from vesearch.indexes import exact
 from vesearch.job import Job
 from vesearch.records import Match
-from vesearch.search import Searcher, Wish
+from vesearch.search import Searcher
 from vesearch.stages import forget
 from vesearch.store import builds
 from vesearch.store.catalog import Catalog
@@ -71,7 +72,7 @@ def indexed(store: Store) -> dict[int, bytes]:
 
 def matches(config: Config, photo: Path) -> list[Match]:
     searcher = Searcher(config)
-    return list(searcher.ask(photo, 1, Wish(top=50, include_self=True)).matches)
+    return list(searcher.answer(about(photo, top=50, include_self=True)).matches)
 
 
 def names(found: list[Match]) -> set[str]:
@@ -500,17 +501,17 @@ def test_what_is_compacted_while_a_searcher_is_open_is_left_out(
     build(config)
     asked = min(photos.iterdir())
     searcher = Searcher(config)
-    searcher.warm_up()
+    searcher.answer(about(asked))
     gone = [name for name, image in ids(store).items() if image // STRIDE == 1]
     assert len(gone) == 3
     gone = gone[:1] if which == "a photo" else gone
     forget.remove_named(Job(config), [str(photos / name) for name in gone])
     compact.compact_store(Job(config))
     assert store.shard_path("entities", 1).exists() == (which == "a photo")
-    answer = searcher.ask(asked, 1, Wish(top=50, include_self=True))
+    answer = searcher.answer(about(asked, top=50, include_self=True))
     left = {Path(match.image).name for match in answer.matches}
     assert left == set(ids(store)) and left.isdisjoint(gone)
-    searcher.draw(answer, tmp_path / "sheet.png")
+    draw_answer(answer, Job(config).decoders)
     assert all(match.mask for match in answer.matches)
 
 
@@ -524,7 +525,7 @@ def test_photos_are_only_ever_read(photos: Path, config: Config) -> None:
     pipeline.ingest(config, [photos], sync="careful")
     build(config)
     searcher = Searcher(config)
-    searcher.draw(searcher.ask(photos / "a.png", 1, Wish()), photos.parent / "out.png")
+    draw_answer(searcher.answer(about(photos / "a.png")), Job(config).decoders)
     forget.remove_named(Job(config), [str(photos / "a.png")])
     compact.compact_store(Job(config))
     Store(Path(config.run.store)).shard_path("entities", 0).unlink()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests import colours
-from tests.colours import draw
+from tests.colours import about, draw
 from tests.crashing import Crash, FileLayer
 from tests.tally import TORTURE, tally
 from vesearch import pipeline
@@ -22,7 +22,7 @@ from vesearch.care import compact
 from vesearch.care.repair import verify
 from vesearch.errors import VesearchError
 from vesearch.job import Job
-from vesearch.search import Searcher, Wish
+from vesearch.search import Searcher
 from vesearch.stages import forget
 from vesearch.store import builds
 from vesearch.store.catalog import Catalog
@@ -169,8 +169,7 @@ class Collection(RuleBasedStateMachine):
     def a_query_serves_what_is_indexed_and_still_there(self) -> None:
         assert self.built is not None
         photo = self.home / "photos" / min(self.files)
-        wish = Wish(top=50, include_self=True)
-        found = Searcher(self.config).ask(photo, 1, wish).matches
+        found = Searcher(self.config).answer(about(photo, top=50, include_self=True)).matches
         live = set(Catalog.of(self.store).paths_by_image())
         assert {match.entity_id // RANKS for match in found} == self.built.keys() & live
         for match in found:

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from tests import test_crash
-from tests.colours import Colours, colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import Colours, about, colours, draw, settings  # noqa: F401  (fixture)
 from tests.tally import size, tally
 from tests.test_crash import COMMANDS, assert_same, before, copied  # noqa: F401  (fixture)
 from tests.test_kill import servers
 from vesearch import pipeline
 from vesearch.errors import StoreLockedError
 from vesearch.job import Job
-from vesearch.search import Searcher, Wish
+from vesearch.search import Searcher
 from vesearch.stages import forget
 from vesearch.store.shards import Store
 
@@ -103,10 +103,10 @@ def test_a_query_during_any_of_it_answers_from_a_consistent_state(tmp_path: Path
     writer = servers.Process(target=_lead_a_life, args=(tmp_path, size(8, 80)))
     writer.start()
     asked, kept = 0, Searcher(config)
-    kept.warm_up()
+    kept.answer(about(photos / "a.png"))
     while writer.is_alive():
         for searcher in (kept, Searcher(config)):
-            found = searcher.ask(photos / "a.png", 1, Wish(top=50, include_self=True)).matches
+            found = searcher.answer(about(photos / "a.png", top=50, include_self=True)).matches
             names = [Path(match.image).stem for match in found]
             assert {"a", "b", "c", "d", "e"} <= set(names)  # what is always there
             assert "f" not in names and names[0] == "a"

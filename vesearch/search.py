@@ -1,245 +1,253 @@
-"""The one query path: a photo's entities, and what is most similar to one of them."""
+"""The one query path: a photo's entities, and what is most similar to some of them."""
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vesearch.config import Config
 from vesearch.describe import embed_boxes, find_entities
-from vesearch.errors import ImageError, StoreMissingError, VesearchError
+from vesearch.errors import ImageError, StoreError, VesearchError
 from vesearch.job import Job
+from vesearch.photos.files import digest_of, read_bytes
+from vesearch.projection import normalised
+from vesearch.question import Answer, Example, Numbered, Photo, Question, Seen, Stored, Where
 from vesearch.records import Entities, Float32, Frame, Int64, Match
-from vesearch.store import builds
-from vesearch.store.builds import Build
-from vesearch.store.catalog import Catalog
-from vesearch.store.entities import to_rows
 from vesearch.store.rows import RANKS, STRIDE, EntityRows
-
-if TYPE_CHECKING:
-    from vesearch.drawing.sheets import MatchPhoto
-
-_TABLES_KEPT = 64  # shards of entities, about 1 MB each
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """A query photo and its entities, in pixels of the upright photo."""
-
-    path: str
-    frame: Frame
-    entities: Entities
-    timings_ms: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A query's answer. selected: the chosen entity, 1-based; None when none was chosen."""
-
-    look: Look
-    selected: int | None
-    matches: tuple[Match, ...]
-    timings_ms: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """Which matches are wanted.
-
-    per_image: at most one match per photo; include_self: also those in the query photo itself.
-    """
-
-    top: int = 10
-    per_image: bool = True
-    include_self: bool = False
+from vesearch.store.snapshot import Snapshot, Snapshots
 
 
 class Searcher:
-    """A store opened for queries; everything is loaded on first use and then kept."""
+    """A store opened for questions: never older than the question, and safe from several threads.
+
+    What the store knows of a photo is not computed again; models are made when they are needed.
+    """
 
     def __init__(self, config: Config) -> None:
         self.job = Job(config)
-        self._tables: dict[int, tuple[EntityRows, dict[int, int], Int64]] = {}
+        self._snapshots = Snapshots(self.job.store)
+        self._models = threading.Lock()
 
-    def ask(self, path: Path, entity: int | None, wish: Wish) -> Result:
-        """Return a photo's entities and, for a chosen one (1-based), its matches."""
-        if entity is not None:
-            self.warm_up()  # says what is missing before the photo costs any time
-        look = self.look(path)
-        if entity is None:
-            return Result(look, None, (), look.timings_ms)
-        return self.search(look, entity, wish)
-
-    def draw(self, result: Result, out: Path) -> None:
-        """Draw an answer as a PNG file. Raises VesearchError when it cannot be written."""
-        from vesearch.drawing import picture, sheets
-
-        pixels, entities = result.look.frame.pixels, result.look.entities
-        if result.selected is None:
-            picture.save_png(sheets.draw_entities(pixels, entities), out)
-            return
-        with ThreadPoolExecutor(self.job.config.run.workers) as threads:
-            photos = list(threads.map(self._photo, result.matches))
-        sheet = sheets.draw_matches(pixels, entities, result.selected, photos)
-        picture.save_png(sheet, out)
-
-    def _photo(self, match: Match) -> MatchPhoto:
-        from vesearch.drawing.sheets import MatchPhoto
-
+    def look(self, photo: Photo) -> Answer:
+        """Return a photo's entities; there need be no store. Raises VesearchError."""
+        clock = _Clock()
         try:
-            frame = self.job.decoders.read(Path(match.image))
-        except ImageError:  # moved or gone since it was ingested
-            return MatchPhoto(match, None, match.mask_size_hw)
-        return MatchPhoto(match, frame.pixels, (frame.height, frame.width))
+            self.job.open_without_models()
+            snapshot = self._snapshots.current()
+        except StoreError:  # of other settings than these, say: then nothing in it is known
+            snapshot = None
+        return Answer(self._see(photo, snapshot, clock), timings_ms=clock.ms)
 
-    def look(self, path: Path) -> Look:
-        """Decode a photo and find its entities. Raises VesearchError when it cannot be read."""
-        began = time.perf_counter()
-        try:
-            frame = self.job.decoders.read(path)
-        except ImageError as err:
-            raise VesearchError(f"{path}: {err}") from err
-        decoded = time.perf_counter()
-        entities = find_entities(self.job.detector, [frame])[0]
-        timings = {"decode": decoded - began, "detect": time.perf_counter() - decoded}
-        return Look(str(path), frame, entities, {k: v * 1e3 for k, v in timings.items()})
+    def answer(self, question: Question) -> Answer:
+        """Return what is most similar to a question's examples.
 
-    def search(self, look: Look, entity: int, wish: Wish) -> Result:
-        """Return the matches of a photo's entity (1-based). Raises VesearchError if none."""
-        check_entity(look, entity)
-        self._check_store()
-        began = time.perf_counter()
-        box = look.entities.boxes_xyxy[[entity - 1]]
-        embedding = embed_boxes(self.job.embedder, look.frame, box, self.job.config.crop)
-        embedded = time.perf_counter()
-        vector = self._build.projection.project(embedding)
-        matches = self._matches(vector, look.frame.digest, wish)
-        timings = {"embed": embedded - began, "search": time.perf_counter() - embedded}
-        all_ms = look.timings_ms | {k: v * 1e3 for k, v in timings.items()}
-        return Result(look, entity, matches, all_ms)
-
-    def warm_up(self) -> None:
-        """Load everything a query needs."""
-        self._check_store()
-        _ = self._build, self._catalog
-
-    @cached_property
-    def _build(self) -> Build:
-        return builds.load(self.job.store)
-
-    @cached_property
-    def _catalog(self) -> Catalog:
-        return Catalog.of(self.job.store)
-
-    @cached_property
-    def _paths(self) -> dict[int, list[str]]:
-        return self._catalog.paths_by_image()
-
-    def _check_store(self) -> None:
-        self.job.open_for_reading()
-
-    def _matches(self, vector: Float32, digest: str, wish: Wish) -> tuple[Match, ...]:
-        """Ask the index for ever more rows until enough of them may be shown."""
-        if not vector.any():  # nothing of the crop lies in the projection's directions
-            return ()
-        own = -1 if wish.include_self else self._catalog.by_digest.get(digest, -1)
-        total = len(self._build.index)
-        asked = min(total, wish.top * 4 + 20)
-        while True:
-            rows, similarities = self._build.index.search(vector, asked)
-            shown = self._shown(rows[0], own, wish)
-            if len(shown) == wish.top or asked == total:
-                break
-            asked = min(total, asked * 4)
-        return tuple(
-            self._match(rank, int(rows[0, i]), float(similarities[0, i]))
-            for rank, i in enumerate(shown, 1)
-        )
-
-    def _shown(self, rows: Int64, own: int, wish: Wish) -> list[int]:
-        """Return the positions in rows that are live and wanted, the best wish.top of them."""
-        shown: list[int] = []
-        seen = {own}
-        for position, row in enumerate(rows.tolist()):
-            image_id = int(self._build.image_ids[row])
-            if image_id in seen or image_id not in self._paths:
-                continue
-            if self._row_of(int(self._build.entity_ids[row])) is None:
-                continue  # its shard was made anew since, without it
-            if wish.per_image:
-                seen.add(image_id)
-            shown.append(position)
-            if len(shown) == wish.top:
-                break
-        return shown
-
-    def _match(self, rank: int, row: int, similarity: float) -> Match:
-        entity_id = int(self._build.entity_ids[row])
-        image, *also_at = self._paths[int(self._build.image_ids[row])]
-        rows, _, image_rows = self._entities(entity_id)
-        entity = self._row_of(entity_id)
-        assert entity is not None  # only those are shown
-        x0, y0, x1, y1 = rows.boxes_xyxy[entity].tolist()
-        height, width = rows.mask_sizes_hw[image_rows[entity]].tolist()
-        return Match(
-            rank=rank,
-            image=image,
-            also_at=tuple(also_at),
-            entity_id=entity_id,
-            box_xyxy=(x0, y0, x1, y1),
-            peak_xy=(float(rows.peaks_xy[entity, 0]), float(rows.peaks_xy[entity, 1])),
-            similarity=similarity,
-            percentile=self._percentile(similarity),
-            mask=rows.masks[entity],
-            mask_size_hw=(height, width),
-        )
-
-    def _row_of(self, entity_id: int) -> int | None:
-        """Return an entity's row in its shard, None where it is gone since the index was built."""
-        rows, places, _ = self._entities(entity_id)
-        row = places.get(entity_id)
-        # compaction, which may have run since the catalogue was read, leaves blank rows
-        return row if row is not None and rows.masks[row] else None
-
-    def _entities(self, entity_id: int) -> tuple[EntityRows, dict[int, int], Int64]:
-        """Return an entity's shard: its rows, the row of each id, each row's image.
-
-        It is read once; a few are kept for the next query.
+        Raises VesearchError for a photo that cannot be read and an entity that is not there, and
+        StoreError where the store cannot be searched.
         """
-        shard = entity_id // RANKS // STRIDE
-        if shard not in self._tables:
-            while len(self._tables) >= _TABLES_KEPT:
-                self._tables.pop(next(iter(self._tables)))
-            rows = self._read_shard(shard)
-            places = {entity: row for row, entity in enumerate(rows.entity_ids().tolist())}
-            self._tables[shard] = rows, places, rows.image_rows()
-        return self._tables[shard]
+        clock = _Clock()
+        self.job.open_without_models()
+        snapshot = self._snapshots.current()
+        _ = snapshot.build  # says what is missing before a photo costs any time
+        positives = [self._shown(example, snapshot, clock) for example in question.positives]
+        negatives = [self._shown(example, snapshot, clock) for example in question.negatives]
+        vector = self._vector_of(positives, negatives, snapshot, clock)
+        own = {seen.image_id for seen, _ in positives if seen.image_id is not None}
+        own = set() if question.where.include_self else own
+        with clock.takes("search"):
+            matches = _nearest(snapshot, vector, own, question.where, question.top)
+        seen, number = positives[0]
+        return Answer(seen, number, matches, clock.ms)
 
-    def _read_shard(self, shard: int) -> EntityRows:
-        """Read a shard's entities; none where it was dropped, as compaction does."""
-        try:
-            return self.job.store.read(EntityRows, shard)
-        except StoreMissingError:
-            if Catalog.of(self.job.store).lives_in(shard):
-                raise
-            return to_rows([])
+    def _shown(self, example: Example, snapshot: Snapshot, clock: _Clock) -> tuple[Seen, int]:
+        """Return an example's photo, and the number of the entity in it."""
+        if isinstance(example, Numbered):
+            seen = self._see(example.photo, snapshot, clock)
+            _check_number(seen, example.number)
+            return seen, example.number
+        return _stored_photo(example, snapshot)
 
-    def _percentile(self, similarity: float) -> float | None:
-        pairs = self._build.pair_similarities
-        if not len(pairs):
+    def _vector_of(
+        self,
+        positives: Sequence[tuple[Seen, int]],
+        negatives: Sequence[tuple[Seen, int]],
+        snapshot: Snapshot,
+        clock: _Clock,
+    ) -> Float32:
+        """Return the (1, k) vector of a question: Rocchio's, means of what is wanted and not."""
+        with clock.takes("embed"):
+            wanted, unwanted = (
+                [self._embedding(seen, number, snapshot) for seen, number in examples]
+                for examples in (positives, negatives)
+            )
+        project = snapshot.build.projection.project
+        vector = project(np.concatenate(wanted)).mean(axis=0, keepdims=True)  # (n, k) -> (1, k)
+        if unwanted:
+            vector = vector - project(np.concatenate(unwanted)).mean(axis=0, keepdims=True)
+        return normalised(vector)
+
+    def _see(self, photo: Photo, snapshot: Snapshot | None, clock: _Clock) -> Seen:
+        """Return a photo's entities: as the store has them, or else found now."""
+        name = str(photo) if isinstance(photo, Path) else ""
+        image_id = None if snapshot is None else self._image_of(photo, snapshot)
+        if snapshot is not None and image_id is not None:
+            entities = self._stored_entities(image_id, snapshot)
+            if entities is not None:
+                height, width = entities.size_hw
+                return Seen(name, width, height, entities, image_id)
+        with clock.takes("decode"):
+            frame = self._decoded(photo)
+        if snapshot is not None:
+            self.job.open_for_reading()  # the models must be those that the store was made with
+        with clock.takes("detect"), self._models:
+            entities = find_entities(self.job.detector, [frame])[0]
+        return Seen(name, frame.width, frame.height, entities, image_id, frame)
+
+    def _image_of(self, photo: Photo, snapshot: Snapshot) -> int | None:
+        """Return which image of the collection a photo is: by path, size and time, or content."""
+        catalog, data = snapshot.catalog, photo
+        if isinstance(photo, Path):
+            try:
+                place = catalog.places.get(os.fsencode(os.path.abspath(photo)))
+                info = photo.stat()
+                look = info.st_size, info.st_mtime_ns
+                if place is not None and place.image_id >= 0 and look == place.look:
+                    return place.image_id
+                data = read_bytes(photo, self.job.config.images)
+            except (OSError, ValueError, ImageError):  # decoding it will say what is wrong
+                return None
+        assert isinstance(data, bytes)
+        return catalog.by_digest.get(digest_of(data))
+
+    def _stored_entities(self, image_id: int, snapshot: Snapshot) -> Entities | None:
+        """Return an image's entities as the store has them; None where they are not up to date."""
+        fingerprint = self.job.recorded_fingerprints()[EntityRows.KIND]
+        shard = image_id // STRIDE
+        if not self.job.store.is_done(EntityRows.KIND, shard, fingerprint):
             return None
-        return float(np.searchsorted(pairs, similarity) / len(pairs) * 100)
+        return snapshot.entities_of(image_id)
+
+    def _embedding(self, seen: Seen, number: int, snapshot: Snapshot) -> Float32:
+        """Return the (1, dim) embedding of a photo's entity: the store's, or else made now."""
+        if seen.image_id is not None and seen.frame is None:
+            ids = np.array([seen.image_id * RANKS + number - 1], np.int64)
+            fingerprint = self.job.recorded_fingerprints()["embeddings"]
+            stored = snapshot.embeddings_of(ids, fingerprint)
+            if stored is not None and stored.any():
+                return stored
+        self.job.open_for_reading()
+        frame = seen.frame or self._decoded(Path(seen.name))
+        box = seen.entities.boxes_xyxy[[number - 1]]
+        with self._models:
+            return embed_boxes(self.job.embedder, frame, box, self.job.config.crop)
+
+    def _decoded(self, photo: Photo) -> Frame:
+        decoders = self.job.decoders
+        try:
+            return decoders.decode(photo) if isinstance(photo, bytes) else decoders.read(photo)
+        except ImageError as err:
+            place = "" if isinstance(photo, bytes) else f"{photo}: "
+            raise VesearchError(f"{place}{err}") from err
 
 
-def check_entity(look: Look, entity: int) -> None:
+class _Clock:
+    """What each part of an answer took, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def takes(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.ms[name] = self.ms.get(name, 0.0) + (time.perf_counter() - began) * 1e3
+
+
+def _check_number(seen: Seen, number: int) -> None:
     """Raise VesearchError unless the photo has an entity of that number."""
-    count = len(look.entities)
-    if not 1 <= entity <= count:
+    count = len(seen.entities)
+    if not 1 <= number <= count:
         has = f"entities 1 to {count}" if count > 1 else f"{count} entity" if count else "no entity"
-        raise VesearchError(f"{look.path}: no entity {entity}; the photo has {has}")
+        place = f"{seen.name}: " if seen.name else ""
+        raise VesearchError(f"{place}no entity {number}; the photo has {has}")
+
+
+def _stored_photo(example: Stored, snapshot: Snapshot) -> tuple[Seen, int]:
+    """Return the photo of an entity of the collection, and the entity's number in it."""
+    image_id, rank = divmod(example.entity_id, RANKS)
+    entities = snapshot.entities_of(image_id) if image_id in snapshot.paths else None
+    if entities is None or not 0 <= rank < len(entities):
+        raise VesearchError(f"no entity of the collection has the id {example.entity_id}")
+    height, width = entities.size_hw
+    return Seen(snapshot.paths[image_id][0], width, height, entities, image_id), rank + 1
+
+
+def _nearest(
+    snapshot: Snapshot, vector: Float32, own: set[int], where: Where, top: int
+) -> tuple[Match, ...]:
+    """Ask the index for ever more rows until enough of them may be shown."""
+    if not vector.any():  # nothing of the crop lies in the projection's directions
+        return ()
+    build, total = snapshot.build, len(snapshot.build.index)
+    asked = min(total, top * 4 + 20)
+    while True:
+        rows, similarities = build.index.search(vector, asked)
+        shown = _wanted(snapshot, rows[0], own, where, top)
+        if len(shown) == top or asked == total:
+            break
+        asked = min(total, asked * 4)
+    found = zip(build.entity_ids[rows[0, shown]], similarities[0, shown], strict=True)
+    matches = (_match(snapshot, int(entity_id), float(s)) for entity_id, s in found)
+    return tuple(
+        replace(match, rank=rank)
+        for rank, match in enumerate((m for m in matches if m is not None), 1)
+    )
+
+
+def _wanted(snapshot: Snapshot, rows: Int64, own: set[int], where: Where, top: int) -> list[int]:
+    """Return the positions in rows that are live and wanted, the best of them."""
+    shown: list[int] = []
+    seen = set(own)
+    for position, row in enumerate(rows.tolist()):
+        image_id = int(snapshot.build.image_ids[row])
+        if image_id in seen or image_id not in snapshot.paths:
+            continue
+        if snapshot.place_of(int(snapshot.build.entity_ids[row])) is None:
+            continue  # its shard was made anew since, without it
+        if where.per_image:
+            seen.add(image_id)
+        shown.append(position)
+        if len(shown) == top:
+            break
+    return shown
+
+
+def _match(snapshot: Snapshot, entity_id: int, similarity: float) -> Match | None:
+    place = snapshot.place_of(entity_id)
+    if place is None:
+        return None
+    rows, row, image_row = place
+    image, *also_at = snapshot.paths[int(rows.image_ids[image_row])]
+    x0, y0, x1, y1 = rows.boxes_xyxy[row].tolist()
+    height, width = rows.mask_sizes_hw[image_row].tolist()
+    pairs = snapshot.build.pair_similarities
+    return Match(
+        rank=0,
+        image=image,
+        also_at=tuple(also_at),
+        entity_id=entity_id,
+        box_xyxy=(x0, y0, x1, y1),
+        peak_xy=(float(rows.peaks_xy[row, 0]), float(rows.peaks_xy[row, 1])),
+        similarity=similarity,
+        percentile=float(np.searchsorted(pairs, similarity) / len(pairs) * 100)
+        if len(pairs)
+        else None,
+        mask=rows.masks[row],
+        mask_size_hw=(height, width),
+    )

@@ -6,6 +6,7 @@ import logging
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from vesearch.system.printable import PrintableFormatter, printable
 
 if TYPE_CHECKING:  # the modules behind the commands load torch and more: imported on use
     from vesearch.pipeline import Summary, Sync
+    from vesearch.question import Example
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -184,8 +186,9 @@ def run(common: Common, pipeline: Path, folders: tuple[Path, ...]) -> None:
 
 
 @main.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--entity", type=int, metavar="N", help="Search for entity N of each image.")
+@click.option("--id", "entity_id", type=int, metavar="ID", help="Search for an entity by its id.")
 @click.option(
     "--top", type=int, metavar="K", help=f"Matches wanted.  [default: {QuerySettings().top}]"
 )
@@ -199,6 +202,7 @@ def query(
     common: Common,
     images: tuple[Path, ...],
     entity: int | None,
+    entity_id: int | None,
     top: int | None,
     all_entities: bool,
     include_self: bool,
@@ -211,31 +215,45 @@ def query(
     \b
     vesearch query img.jpg
     vesearch query img.jpg --entity 1 --out result.png
+    vesearch query --id 1000003
+
+    Ids stand in the JSON answers and in exports. What the collection knows is not computed again.
     """
-    from vesearch import search
+    if bool(images) == (entity_id is not None):
+        raise click.UsageError("name images, or an entity with --id")
+    if entity is not None and entity_id is not None:
+        raise click.UsageError("--entity goes with images, --id without")
     from vesearch.cli import report
-    from vesearch.drawing import picture
+    from vesearch.drawing import answers, picture
+    from vesearch.question import Numbered, Question, Stored, Where
+    from vesearch.search import Searcher
 
     config = common.load(**{"query.top": top})
-    wish = search.Wish(config.query.top, not all_entities, include_self)
-    failed = 0
-    searcher = search.Searcher(config)
-    outs = [out and _numbered(out, number, len(images)) for number in range(1, len(images) + 1)]
+    where, searcher, failed = Where(not all_entities, include_self), Searcher(config), 0
+    asked: Sequence[Path | Example] = images
+    if entity_id is not None:
+        asked = [Stored(entity_id)]
+    elif entity is not None:
+        asked = [Numbered(image, entity) for image in images]
+    outs = [out and _numbered(out, number, len(asked)) for number in range(1, len(asked) + 1)]
     picture.check_targets(filter(None, outs), asked=images, store=searcher.job.store, force=force)
-    for image, target in zip(images, outs, strict=True):
+    for example, target in zip(asked, outs, strict=True):
         try:
-            result = searcher.ask(image, entity, wish)
+            if isinstance(example, Path):
+                answer = searcher.look(example)
+            else:
+                answer = searcher.answer(Question((example,), where=where, top=config.query.top))
             if target is not None:
-                searcher.draw(result, target)
+                picture.save_png(answers.draw_answer(answer, searcher.job.decoders), target)
         except VesearchError as err:
-            if len(images) == 1:
+            if len(asked) == 1:
                 raise
             failed += 1
             click.echo(f"Error: {printable(str(err))}", err=True)
             continue
-        click.echo(report.query_json(result) if as_json else report.query_text(result))
+        click.echo(report.query_json(answer) if as_json else report.query_text(answer))
     if failed:
-        sys.exit(SKIPPED if failed < len(images) else 1)
+        sys.exit(SKIPPED if failed < len(asked) else 1)
 
 
 @main.command()

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from vesearch.care.status import Status
     from vesearch.export.collection import Exported
     from vesearch.pipeline import Summary
+    from vesearch.question import Answer, Seen
     from vesearch.records import Entities, Match
-    from vesearch.search import Look, Result
 
 _OUTCOMES = {"current": "up to date", "updated": "updated", "built": "built"}
 _LISTED = 10  # skipped files named in a summary; `vesearch status` lists all
@@ -31,35 +31,36 @@ def shown(path: str) -> str:
     return printable(path if near.startswith("..") else near)
 
 
-def query_json(result: Result) -> str:
-    """Return a query's answer as one line of JSON; docs/json.md documents it."""
+def query_json(answer: Answer) -> str:
+    """Return an answer as one line of JSON; docs/json.md documents it."""
+    seen = answer.seen
     return json.dumps(
         {
             "query": {
-                "image": result.look.path,
-                "width": result.look.frame.width,
-                "height": result.look.frame.height,
-                "selected": result.selected,
-                "entities": _entities(result.look.entities),
+                "image": seen.name,
+                "width": seen.width,
+                "height": seen.height,
+                "selected": answer.selected,
+                "entities": _entities(seen.entities),
             },
-            "matches": [_match(match) for match in result.matches],
-            "timings_ms": _timings(result),
+            "matches": [_match(match) for match in answer.matches],
+            "timings_ms": _timings(answer),
         }
     )
 
 
-def query_text(result: Result) -> str:
-    """Return a query's answer as a table: its entities, or the matches of the chosen one."""
-    look = result.look
-    count = len(look.entities)
+def query_text(answer: Answer) -> str:
+    """Return an answer as a table: the photo's entities, or the matches of the chosen one."""
+    seen = answer.seen
+    count = len(seen.entities)
     noun = "entity" if count == 1 else "entities"
-    head = f"{shown(look.path)}  {look.frame.width}x{look.frame.height}"
-    if result.selected is None:
-        return f"{head}  {count} {noun}\n{_entity_table(look)}"
-    head = f"{head}  entity {result.selected} of {count}"
-    if not result.matches:
+    head = f"{shown(seen.name)}  {seen.width}x{seen.height}"
+    if answer.selected is None:
+        return f"{head}  {count} {noun}\n{_entity_table(seen)}"
+    head = f"{head}  entity {answer.selected} of {count}"
+    if not answer.matches:
         return f"{head}  no matches: the collection holds nothing else"
-    return f"{head}\n{_match_table(result.matches)}"
+    return f"{head}\n{_match_table(answer.matches)}"
 
 
 def status_json(status: Status) -> str:
@@ -230,14 +231,14 @@ def _match(match: Match) -> dict[str, Any]:
     }
 
 
-def _timings(result: Result) -> dict[str, float]:
+def _timings(answer: Answer) -> dict[str, float]:
     names = ("decode", "detect", "embed", "search")
-    times = {name: round(result.timings_ms.get(name, 0.0), 2) for name in names}
+    times = {name: round(answer.timings_ms.get(name, 0.0), 2) for name in names}
     return times | {"total": round(sum(times.values()), 2)}
 
 
-def _entity_table(look: Look) -> str:
-    entities, pixels = look.entities, look.frame.width * look.frame.height
+def _entity_table(seen: Seen) -> str:
+    entities, pixels = seen.entities, seen.width * seen.height
     rows = []
     for i in range(len(entities)):
         x0, y0, x1, y1 = (round(float(v)) for v in entities.boxes_xyxy[i])

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import os
-import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +13,8 @@ from PIL import Image, ImageFile
 
 from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
-from vesearch.photos.formats import formats, open_file
+from vesearch.photos.files import digest_of, read_bytes, too_much_memory
+from vesearch.photos.formats import formats
 from vesearch.photos.rgb import SWAPPING_ORIENTATIONS, orientation_of, small_rgb, upright
 from vesearch.records import Frame, UInt8
 from vesearch.system.printable import one_line
@@ -35,47 +33,6 @@ def read_frame(path: Path, limits: ImageSettings) -> Frame:
     return decode(read_bytes(path, limits), limits)
 
 
-def read_bytes(path: Path, limits: ImageSettings) -> bytes:
-    """Read a whole regular file that nobody is writing to. Raises ImageError."""
-    try:
-        _check(path.stat(), limits)  # before it is opened: opening a device may do something
-        with open_file(path) as file:
-            before = os.fstat(file.fileno())
-            _check(before, limits)
-            data = _read(file, before.st_size + 1)
-            after = os.fstat(file.fileno())
-    except OSError as err:
-        raise ImageError(one_line(err.strerror or str(err))) from err
-    except ValueError as err:  # a NUL in the name
-        raise ImageError(one_line(str(err))) from err
-    except MemoryError as err:
-        raise _too_much_memory(limits) from err
-    times = before.st_mtime_ns, after.st_mtime_ns
-    if len(data) != before.st_size or len(data) != after.st_size or times[0] != times[1]:
-        raise ImageError("the file changed while it was read")
-    if not data:
-        raise ImageError("the file is empty")
-    return data
-
-
-def _check(info: os.stat_result, limits: ImageSettings) -> None:
-    if not stat.S_ISREG(info.st_mode):  # a pipe would block, a device never ends
-        raise ImageError("not a regular file")
-    if info.st_size > limits.max_bytes:
-        raise ImageError(
-            f"{info.st_size} bytes, over images.max_bytes={limits.max_bytes}", status="too_large"
-        )
-
-
-def _read(file: io.FileIO, most: int) -> bytes:
-    """Read up to the end of a file, or up to so many bytes."""
-    parts = []
-    while most and (part := file.read(most)):
-        parts.append(part)
-        most -= len(part)
-    return b"".join(parts)  # of a single one, no copy
-
-
 def decode(data: bytes, limits: ImageSettings) -> Frame:
     """Decode the bytes of an image file; of an animation, the first picture. Raises ImageError."""
     try:
@@ -86,11 +43,11 @@ def decode(data: bytes, limits: ImageSettings) -> Frame:
     except Image.DecompressionBombError as err:
         raise ImageError("far too many pixels", status="too_large") from err
     except MemoryError as err:
-        raise _too_much_memory(limits) from err
+        raise too_much_memory(limits) from err
     # Pillow's decoders raise almost anything on broken files; each becomes a row of its own
     except Exception as err:
         if "out of memory" in str(err).lower():  # what some of them make of a MemoryError
-            raise _too_much_memory(limits) from err
+            raise too_much_memory(limits) from err
         raise ImageError(one_line(f"{type(err).__name__}: {err}")) from err
     return Frame(pixels, width, height, digest_of(data))
 
@@ -173,13 +130,3 @@ def _check_size(size: tuple[int, int], limits: ImageSettings) -> None:
             f"{width}x{height} pixels, over images.max_pixels={limits.max_pixels}",
             status="too_large",
         )
-
-
-def _too_much_memory(limits: ImageSettings) -> ImageError:
-    text = f"decoding needs more than images.max_memory={limits.max_memory} bytes"
-    return ImageError(text, status="too_large")
-
-
-def digest_of(data: bytes) -> str:
-    """Return the content digest (BLAKE2b, 128 bits) as hex."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

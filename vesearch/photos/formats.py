@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import os
 from functools import cache
 from pathlib import Path
 
 from PIL import Image
+
+from vesearch.photos.files import open_file
 
 # Formats that Pillow decodes itself; EPS and the like would start other programs.
 FORMATS = (
@@ -40,8 +40,3 @@ def formats() -> tuple[str, ...]:
     """Return the formats that this Pillow was built with, common ones first."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def open_file(path: Path) -> io.FileIO:
-    """Open a file for reading; where a pipe has come, do not wait for its writer."""
-    return io.FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))

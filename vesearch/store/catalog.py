@@ -29,6 +29,11 @@ class Place:
     status: ImageStatus
     error: str | None
 
+    @property
+    def look(self) -> tuple[int, int]:
+        """What tells that a file is as it was: its size and modification time."""
+        return self.size, self.mtime_ns
+
 
 class Catalog:
     """The live paths of a store, and the images behind them."""

@@ -53,22 +53,9 @@ def to_rows(detected: Iterable[Detected]) -> EntityRows:
 
 def from_rows(rows: EntityRows) -> Iterator[Detected]:
     """Take the entities of each image out of a shard's table."""
-    ends = np.cumsum([0, *rows.counts])
-    for i, image_id in enumerate(rows.image_ids):
-        own = slice(int(ends[i]), int(ends[i + 1]))
-        entities = Entities(
-            size_hw=(int(rows.image_sizes_hw[i, 0]), int(rows.image_sizes_hw[i, 1])),
-            boxes_xyxy=rows.boxes_xyxy[own],
-            areas=rows.areas[own],
-            scores=rows.scores[own],
-            peaks_xy=rows.peaks_xy[own],
-            mask_size_hw=(int(rows.mask_sizes_hw[i, 0]), int(rows.mask_sizes_hw[i, 1])),
-            masks=rows.masks[own],
-            labels=rows.labels[own],
-            is_stuff=rows.is_stuff[own],
-        )
-        error = rows.image_errors[i]
-        yield Detected(int(image_id), entities if error is None else None, error)
+    for row, image_id in enumerate(rows.image_ids.tolist()):
+        error = rows.image_errors[row]
+        yield Detected(image_id, rows.entities_of(row) if error is None else None, error)
 
 
 def count_entities(store: Store, shard: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vesearch.records import Bool, Float32, Int64
+from vesearch.records import Bool, Entities, Float32, Int64
 
 STRIDE = 1_000_000  # image ids: shard * STRIDE + row; unique for the store's life, no counter
 RANKS = 1_000  # entity ids: image id * RANKS + rank; more than detect.max_entities may be
@@ -109,6 +109,24 @@ class EntityRows(Rows):
     def image_rows(self) -> Int64:
         """Return for each entity the row of its image."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    def entities_of(self, image: int) -> Entities:
+        """Return the entities of one image row, in pixels of the upright image."""
+        start = int(self.counts[:image].sum())
+        own = slice(start, start + int(self.counts[image]))
+        height, width = self.image_sizes_hw[image].tolist()
+        mask_height, mask_width = self.mask_sizes_hw[image].tolist()
+        return Entities(
+            size_hw=(height, width),
+            boxes_xyxy=self.boxes_xyxy[own],
+            areas=self.areas[own],
+            scores=self.scores[own],
+            peaks_xy=self.peaks_xy[own],
+            mask_size_hw=(mask_height, mask_width),
+            masks=self.masks[own],
+            labels=self.labels[own],
+            is_stuff=self.is_stuff[own],
+        )
 
     def entity_ids(self) -> Int64:
         """Return the id of each entity: its image's id and its rank there, from 0.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ _IN_MEMORY: dict[str, Any] = {"driver": "H5FD_CORE", "driver_core_backing_store"
 _MISSING = b"\0"  # stands for None in a text column; no text of ours is a lone NUL
 _TAIL_MARK = b"vesearch"
 _TAIL_BYTES = 300
+_LOCK = threading.RLock()  # PyTables keeps one table of open files, without a lock of its own
 _SEALED = 0x2144DF1C  # CRC-32 of any bytes followed by their own CRC-32, little-endian
 
 
@@ -57,7 +59,7 @@ def write_columns(path: Path, columns: Mapping[str, Any], fingerprint: str) -> N
     """Commit named columns to one file. Raises StoreError when the disk refuses."""
     # made in memory: what the disk refuses is then told by the system, not by HDF5, which
     # would keep the file open and try again
-    with deferred(), _pytables().open_file(_name(path), "w", **_IN_MEMORY) as file:
+    with _LOCK, deferred(), _pytables().open_file(_name(path), "w", **_IN_MEMORY) as file:
         file.root._v_attrs.schema = SCHEMA
         file.root._v_attrs.fingerprint = fingerprint
         for name, values in columns.items():
@@ -103,7 +105,7 @@ def opened(path: Path) -> Iterator[Any]:
         if zlib.crc32(data) != _SEALED:
             raise StoreDamagedError(f"{path} is damaged; {REPAIR}")
         image = {"driver_core_image": data, **_IN_MEMORY}
-        with deferred(), _pytables().open_file(_name(path), "r", **image) as file:
+        with _LOCK, deferred(), _pytables().open_file(_name(path), "r", **image) as file:
             if file.root._v_attrs.schema != SCHEMA:
                 raise StoreMismatchError(f"{path} has another format than {SCHEMA}")
             yield file

@@ -25,6 +25,8 @@ from vesearch.system.files import TEMP_PREFIX, read_json, remove, write_json
 
 _SHARD_NAME = "{:06d}.h5"
 _SHARD_FILE = re.compile(r"\d{6,12}\.h5")
+_GENERATION = "generation"
+_ASKED = ("images", "entities")  # the tables that questions read, beside the index
 _NOT_OURS = "is not a vesearch store: it has no store.json"
 
 R = TypeVar("R", bound=Rows)
@@ -148,14 +150,16 @@ class Store:
         """Remove one shard's file. Raises StoreError."""
         path = self.shard_path(kind, shard)
         try:
-            remove(path)
+            with self._changing(kind):
+                remove(path)
         except OSError as err:
             raise StoreError(f"cannot remove {path}: {err.strerror}") from err
 
     def write(self, shard: int, rows: Rows, fingerprint: str) -> None:
         """Commit one shard atomically under its fingerprint."""
         columns = {field.name: getattr(rows, field.name) for field in fields(rows)}
-        self.write_file(self.shard_path(rows.KIND, shard), columns, fingerprint)
+        with self._changing(rows.KIND):
+            self.write_file(self.shard_path(rows.KIND, shard), columns, fingerprint)
 
     def read(self, kind: type[R], shard: int, *columns: str) -> R:
         """Read one shard; with columns named, the others are left empty.
@@ -169,6 +173,41 @@ class Store:
         if flaw is not None:
             raise StoreDamagedError(f"{path} {flaw}; {REPAIR}")
         return rows
+
+    # --- generations ------------------------------------------------------------------------
+
+    def generation(self) -> int | None:
+        """Return how often what questions read of the tables has changed.
+
+        None while it is just changing, after a writer died in the middle of it, and where no
+        writer has counted yet.
+        """
+        try:
+            count = int.from_bytes((self.path / _GENERATION).read_bytes()[:8], "little")
+        except OSError:
+            return None
+        return count if count and count % 2 == 0 else None
+
+    @contextmanager
+    def _changing(self, kind: str) -> Iterator[None]:
+        """Count a change of a table that questions read; the count is odd while it happens.
+
+        Written in place: it is for readers of now, who go when the machine does.
+        """
+        if kind not in _ASKED:
+            yield
+            return
+        try:
+            handle = os.open(self.path / _GENERATION, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as err:
+            raise StoreError(f"cannot write to store {self.path}: {err.strerror}") from err
+        try:
+            count = int.from_bytes(os.pread(handle, 8, 0), "little") | 1
+            os.pwrite(handle, count.to_bytes(8, "little"), 0)
+            yield
+            os.pwrite(handle, (count + 1).to_bytes(8, "little"), 0)
+        finally:
+            os.close(handle)
 
     # --- single files -------------------------------------------------------------------------
 

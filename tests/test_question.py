@@ -1,0 +1,304 @@
+"""Questions: what the store knows is not computed again, and a searcher is never stale."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.colours import about, colours, draw, settings  # noqa: F401  (fixture)
+from vesearch import pipeline
+from vesearch.care import compact
+from vesearch.cli.main import main
+from vesearch.config import Config
+from vesearch.errors import StoreMismatchError, StoreMissingError, VesearchError
+from vesearch.job import Job
+from vesearch.question import Numbered, Question, Stored, Where
+from vesearch.search import Searcher
+from vesearch.stages import forget
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import RANKS
+from vesearch.store.shards import Store
+
+pytestmark = pytest.mark.usefixtures("colours")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for seed, name in enumerate("abcdefg"):
+        draw(tmp_path / "photos" / f"{name}.png", seed, mtime_s=seed)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def config(tmp_path: Path, photos: Path) -> Config:
+    """Settings of a store of the photos, indexed."""
+    made = settings(tmp_path / "store")
+    pipeline.ingest(made, [photos])
+    build(made)
+    return made
+
+
+def build(config: Config) -> None:
+    pipeline.run_stages(config, ("fit-pca", "build-ngt"), ())
+
+
+def names(searcher: Searcher, photo: Path | bytes) -> set[str]:
+    found = searcher.answer(about(photo, top=50, include_self=True))
+    return {Path(match.image).name for match in found.matches}
+
+
+class _NoModel:
+    """Stands where a model must not be asked."""
+
+    weights_digest = "none"
+    computes_in = "float32"
+    dim = 48
+
+    def detect(self, images: Any) -> Any:
+        raise AssertionError("a model was asked")
+
+    embed = detect
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Job, "detector", _NoModel())
+    monkeypatch.setattr(Job, "embedder", _NoModel())
+
+
+# --- from the store -----------------------------------------------------------------------------
+
+
+def _by_path(photos: Path) -> Path:
+    return photos / "c.png"
+
+
+def _by_another_name(photos: Path) -> Path:
+    copy = photos.parent / "copy of c.png"
+    copy.write_bytes((photos / "c.png").read_bytes())
+    return copy
+
+
+def _touched(photos: Path) -> Path:
+    os.utime(photos / "c.png")
+    return photos / "c.png"
+
+
+def _as_bytes(photos: Path) -> bytes:
+    return (photos / "c.png").read_bytes()
+
+
+@pytest.mark.parametrize("shown", [_by_path, _by_another_name, _touched, _as_bytes])
+def test_a_photo_of_the_collection_is_answered_from_the_store(
+    photos: Path, config: Config, no_model: None, shown: Any
+) -> None:
+    searcher = Searcher(config)
+    photo = shown(photos)
+    seen = searcher.look(photo).seen
+    assert (seen.width, seen.height, len(seen.entities), seen.frame) == (32, 32, 1, None)
+    answer = searcher.answer(about(photo, top=50, include_self=True))
+    first = answer.matches[0]
+    assert Path(first.image).name == "c.png" and first.similarity == pytest.approx(1, abs=1e-6)
+    assert len(answer.matches) == 7 and "detect" not in answer.timings_ms
+    assert "c.png" not in {
+        Path(m.image).name for m in searcher.answer(about(photo, top=50)).matches
+    }
+
+
+def test_the_stores_answer_is_the_one_that_is_computed(photos: Path, config: Config) -> None:
+    stranger = photos.parent / "stranger.png"  # the same pixels, but other bytes
+    stranger.write_bytes((photos / "c.png").read_bytes() + b"\0")
+    searcher = Searcher(config)
+    stored, computed = (
+        searcher.answer(about(p, top=50, include_self=True)) for p in (photos / "c.png", stranger)
+    )
+    assert computed.seen.frame is not None and stored.seen.frame is None
+    assert [m.entity_id for m in stored.matches] == [m.entity_id for m in computed.matches]
+    for one, other in zip(stored.matches, computed.matches, strict=True):
+        assert one.similarity == pytest.approx(other.similarity, abs=1e-6)
+
+
+def test_a_photo_that_changed_is_computed(photos: Path, config: Config) -> None:
+    draw(photos / "c.png", 99, mtime_s=99)
+    answer = Searcher(config).answer(about(photos / "c.png", top=50, include_self=True))
+    assert answer.seen.frame is not None and answer.matches[0].similarity < 0.999
+
+
+def test_other_settings_are_never_answered_from_the_store(photos: Path, config: Config) -> None:
+    other = settings(Path(config.run.store), "crop.size=64")
+    searcher = Searcher(other)
+    assert searcher.look(photos / "c.png").seen.frame is not None
+    with pytest.raises(StoreMismatchError, match=r"crop\.size=32, not 64"):
+        searcher.answer(about(photos / "c.png"))
+
+
+def test_a_photo_without_an_embedding_yet_is_embedded_now(photos: Path, config: Config) -> None:
+    store = Store(Path(config.run.store))
+    for shard in store.shards("embeddings"):
+        store.drop("embeddings", shard)
+    answer = Searcher(config).answer(about(photos / "c.png", top=50, include_self=True))
+    assert answer.matches[0].similarity == pytest.approx(1, abs=1e-6)
+
+
+# --- by id --------------------------------------------------------------------------------------
+
+
+def test_an_entity_is_asked_for_by_its_id(photos: Path, config: Config, no_model: None) -> None:
+    catalog = Catalog.of(Store(Path(config.run.store)))
+    (image_id,) = (i for i, paths in catalog.paths_by_image().items() if "d.png" in paths[0])
+    searcher = Searcher(config)
+    question = Question((Stored(image_id * RANKS),), where=Where(include_self=True), top=50)
+    answer = searcher.answer(question)
+    assert answer.seen.name == str(photos / "d.png") and answer.selected == 1
+    assert answer.matches[0].entity_id == image_id * RANKS
+    for wrong in (image_id * RANKS + 1, 10**15, -1):
+        with pytest.raises(VesearchError, match="no entity of the collection has the id"):
+            searcher.answer(Question((Stored(wrong),)))
+    forget.remove_named(Job(config), [str(photos / "d.png")])
+    with pytest.raises(VesearchError, match="no entity of the collection has the id"):
+        searcher.answer(question)
+
+
+def _run(config: Config, *arguments: object) -> Result:
+    given = [*map(str, arguments), "--store", config.run.store]
+    return CliRunner().invoke(main, given)
+
+
+def test_the_command_takes_ids(photos: Path, config: Config, tmp_path: Path) -> None:
+    asked = json.loads(_run(config, "query", photos / "a.png", "--entity", 1, "--json").stdout)
+    entity_id = asked["matches"][0]["entity_id"]
+    done = _run(config, "query", "--id", entity_id, "--json", "--out", tmp_path / "x.png")
+    assert done.exit_code == 0 and (tmp_path / "x.png").exists(), done.output
+    answer = json.loads(done.stdout)
+    assert answer["query"]["image"] == asked["matches"][0]["image"]
+    assert answer["query"]["selected"] == 1 and answer["matches"]
+    assert _run(config, "query").exit_code == 2
+    assert _run(config, "query", photos / "a.png", "--id", entity_id).exit_code == 2
+    assert _run(config, "query", "--id", entity_id, "--entity", 1).exit_code == 2
+    lost = _run(config, "query", "--id", 7)
+    assert lost.exit_code == 1 and "no entity of the collection has the id 7" in lost.stderr
+
+
+# --- several examples ---------------------------------------------------------------------------
+
+
+def test_several_examples_are_one_question(photos: Path, config: Config) -> None:
+    searcher, everything = Searcher(config), Where(include_self=True)
+    a, b = Numbered(photos / "a.png", 1), Numbered(photos / "b.png", 1)
+    both = searcher.answer(Question((a, b), where=everything, top=50)).matches
+    assert {Path(m.image).name for m in both[:2]} == {"a.png", "b.png"}
+    assert both[0].similarity == pytest.approx(both[1].similarity, abs=1e-5)
+    less = searcher.answer(Question((a,), negatives=(b,), where=everything, top=50)).matches
+    assert Path(less[-1].image).name == "b.png"
+    assert not {"a.png", "b.png"} & {
+        Path(m.image).name for m in searcher.answer(Question((a, b), top=50)).matches
+    }
+
+
+@pytest.mark.parametrize("bad", [{"positives": ()}, {"positives": (Stored(1),), "top": 0}])
+def test_a_question_that_asks_nothing_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"positive|top"):
+        Question(**bad)
+
+
+# --- one snapshot -------------------------------------------------------------------------------
+
+
+def test_a_searcher_that_is_held_open_is_never_stale(photos: Path, config: Config) -> None:
+    """Through every kind of change, each seen by the very next question."""
+    searcher, asked = Searcher(config), photos / "a.png"
+    assert names(searcher, asked) == {f"{n}.png" for n in "abcdefg"}
+    forget.remove_named(Job(config), [str(photos / "b.png")])
+    assert names(searcher, asked) == {f"{n}.png" for n in "acdefg"}
+    compact.compact_store(Job(config))
+    assert names(searcher, asked) == {f"{n}.png" for n in "acdefg"}
+    draw(photos / "new.png", 50, mtime_s=50)
+    (photos / "c.png").rename(photos / "moved.png")
+    draw(photos / "d.png", 60, mtime_s=60)  # edited
+    pipeline.ingest(config, [photos])
+    assert names(searcher, asked) == {"a.png", "moved.png", "e.png", "f.png", "g.png"}
+    build(config)
+    everything = {*(f"{n}.png" for n in "abdefg"), "moved.png", "new.png"}
+    assert names(searcher, asked) == everything
+    pipeline.run_stages(config, ("fit-pca", "build-ngt"), (), refit=True)
+    assert names(searcher, asked) == everything
+    forget.remove_named(Job(config), [str(photos / "e.png"), str(photos / "f.png")])
+    build(config)
+    compact.compact_store(Job(config))
+    assert names(searcher, asked) == everything - {"e.png", "f.png"}
+
+
+def test_a_searcher_is_opened_once_while_nothing_changes(
+    photos: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither folders nor tables are looked at again: a few stats tell that all is as it was."""
+    searcher = Searcher(config)
+    names(searcher, photos / "a.png")
+    listed: list[object] = []
+    monkeypatch.setattr(Catalog, "of", lambda store: listed.append("catalogue"))
+    for folder in ("read_file", "read"):
+        monkeypatch.setattr(Store, folder, lambda *_, **__: listed.append("table"))
+    seen = searcher._snapshots.current()
+    assert seen is searcher._snapshots.current() and not listed
+
+
+def test_a_writer_that_died_in_the_middle_is_noticed(photos: Path, config: Config) -> None:
+    """SIGKILL between a table and the count of it: the count stays odd, and nothing is trusted."""
+    searcher, store = Searcher(config), Store(Path(config.run.store))
+    names(searcher, photos / "a.png")
+    with pytest.raises(KeyboardInterrupt), store._changing("images"):
+        raise KeyboardInterrupt
+    assert store.generation() is None
+    assert searcher._snapshots.current() is not searcher._snapshots.current()
+    forget.remove_named(Job(config), [str(photos / "b.png")])  # the next writer counts on
+    assert store.generation() is not None
+    assert "b.png" not in names(searcher, photos / "a.png")
+
+
+def test_many_threads_ask_one_searcher_while_the_store_changes(
+    photos: Path, config: Config
+) -> None:
+    searcher, stop, wrong = Searcher(config), threading.Event(), list[str]()
+    removed = set[str]()
+    stranger = (photos / "a.png").read_bytes() + b"\0"
+
+    def ask(photo: Path | bytes) -> None:
+        while not stop.is_set():
+            before = set(removed)
+            try:
+                found = names(searcher, photo)
+            except VesearchError as err:
+                wrong.append(str(err))
+                return
+            if "a.png" not in found or found & before:
+                wrong.append(f"{found} after {before} was removed")
+
+    threads = (photos / "a.png", stranger) * 2
+    askers = [threading.Thread(target=ask, args=(photo,), daemon=True) for photo in threads]
+    for asker in askers:
+        asker.start()
+    try:
+        for turn, name in enumerate("bcdef"):
+            forget.remove_named(Job(config), [str(photos / f"{name}.png")])
+            removed.add(f"{name}.png")
+            if turn % 2:
+                build(config)
+                compact.compact_store(Job(config))
+    finally:
+        stop.set()
+        for asker in askers:
+            asker.join(30)
+    assert not wrong, wrong[:3]
+
+
+def test_no_store_is_needed_to_look_at_a_photo(photos: Path, tmp_path: Path) -> None:
+    searcher = Searcher(settings(tmp_path / "none"))
+    assert len(searcher.look(photos / "a.png").seen.entities) == 1
+    with pytest.raises(StoreMissingError):
+        searcher.answer(about(photos / "a.png"))

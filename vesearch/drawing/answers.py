@@ -1,0 +1,45 @@
+"""Draw an answer: a photo's numbered entities, or a sheet of the matches."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from vesearch.drawing.sheets import MatchPhoto, draw_entities, draw_matches
+from vesearch.errors import ImageError, VesearchError
+from vesearch.photos.pool import Decoders
+from vesearch.question import Answer
+from vesearch.records import Match, UInt8
+
+
+def draw_answer(answer: Answer, decoders: Decoders, *, threads: int = 2) -> Image.Image:
+    """Return an answer as a picture; photos of matches that cannot be read are left blank.
+
+    Raises VesearchError where the photo that was asked about cannot be read.
+    """
+    pixels, entities = _asked(answer, decoders), answer.seen.entities
+    if answer.selected is None:
+        return draw_entities(pixels, entities)
+
+    def photo_of(match: Match) -> MatchPhoto:
+        try:
+            frame = decoders.read(Path(match.image))
+        except ImageError:  # moved or gone since it was ingested
+            return MatchPhoto(match, None, match.mask_size_hw)
+        return MatchPhoto(match, frame.pixels, (frame.height, frame.width))
+
+    with ThreadPoolExecutor(threads) as pool:
+        photos = list(pool.map(photo_of, answer.matches))
+    return draw_matches(pixels, entities, answer.selected, photos)
+
+
+def _asked(answer: Answer, decoders: Decoders) -> UInt8:
+    seen = answer.seen
+    if seen.frame is not None:
+        return seen.frame.pixels
+    try:
+        return decoders.read(Path(seen.name)).pixels
+    except ImageError as err:
+        raise VesearchError(f"{seen.name}: {err}") from err

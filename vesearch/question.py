@@ -1,0 +1,88 @@
+"""What is asked of a collection, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vesearch.records import Entities, Frame, Match
+
+Photo = Path | bytes  # a file, or the bytes of one
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """An entity of a photo that is shown, by its number there, from 1."""
+
+    photo: Photo
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An entity of the collection, by its id."""
+
+    entity_id: int
+
+
+Example = Numbered | Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which matches are wanted.
+
+    per_image: at most one match per photo; include_self: also those in the examples' own photos.
+    """
+
+    per_image: bool = True
+    include_self: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is most like the positives, and least like the negatives?
+
+    At least one positive.
+    """
+
+    positives: tuple[Example, ...]
+    negatives: tuple[Example, ...] = ()
+    where: Where = Where()
+    top: int = 10
+
+    def __post_init__(self) -> None:
+        if not self.positives:
+            raise ValueError("a question needs at least one positive example")
+        if self.top < 1:
+            raise ValueError(f"top must be at least 1, got {self.top}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """A photo and its entities, in pixels of the upright photo.
+
+    name: its path, "" where there is none. image_id: the image of the collection that has its
+    content, None where there is none. frame: its pixels, None where they were not needed.
+    """
+
+    name: str
+    width: int
+    height: int
+    entities: Entities
+    image_id: int | None = None
+    frame: Frame | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """A photo's entities and, where one of them was asked for, what is most similar to it.
+
+    seen: the first example's photo. selected: the number of its entity, None where none was chosen.
+    timings_ms: of decode, detect, embed and search, as far as there was anything to do.
+    """
+
+    seen: Seen
+    selected: int | None = None
+    matches: tuple[Match, ...] = ()
+    timings_ms: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,170 @@
+"""One committed state of a store, opened for questions and replaced whole."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from vesearch.errors import StoreMissingError
+from vesearch.records import Entities, Float32, Int64
+from vesearch.store import builds
+from vesearch.store.builds import Build
+from vesearch.store.catalog import Catalog
+from vesearch.store.entities import to_rows
+from vesearch.store.rows import RANKS, STRIDE, EmbeddingRows, EntityRows
+from vesearch.store.shards import Store
+
+_TABLES_KEPT = 64  # shards of entities, about 1 MB each
+_TRIES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What tells one state of a store from another; a few stats and one small read.
+
+    generation: None where a table is just changing, or nobody counts: equal to no other.
+    """
+
+    generation: int | None
+    index: tuple[int, int, int] | None
+
+    @classmethod
+    def of(cls, store: Store) -> State:
+        """Return the state of now."""
+        try:
+            info = (store.path / "index" / "current").stat()
+            index = info.st_ino, info.st_mtime_ns, info.st_size
+        except OSError:
+            index = None
+        return cls(store.generation(), index)
+
+    def holds(self, now: State) -> bool:
+        """Tell whether nothing has changed since."""
+        return self.generation is not None and self == now
+
+
+class _Shard:
+    """The entities of one shard, found by id."""
+
+    def __init__(self, rows: EntityRows) -> None:
+        self.rows = rows
+        self.places = {entity: row for row, entity in enumerate(rows.entity_ids().tolist())}
+        self.images = rows.image_rows()
+
+
+class Snapshot:
+    """A store's catalogue, index and tables as they belong together; safe from several threads."""
+
+    def __init__(self, store: Store, state: State, catalog: Catalog) -> None:
+        self.store = store
+        self.state = state
+        self.catalog = catalog
+        self._lock = threading.RLock()
+        self._shards: OrderedDict[int, _Shard] = OrderedDict()
+
+    @classmethod
+    def open(cls, store: Store) -> Snapshot:
+        """Open the state of now. Raises StoreMissingError or StoreDamagedError."""
+        for _ in range(_TRIES):
+            state = State.of(store)
+            catalog = Catalog.of(store)
+            if state.generation is None or state.holds(State.of(store)):
+                break  # one that is just changing is good for one question
+        return cls(store, state, catalog)
+
+    def is_current(self) -> bool:
+        """Tell whether the store is still as it was opened."""
+        return self.state.holds(State.of(self.store))
+
+    @property
+    def build(self) -> Build:
+        """The index; opened when it is first needed. Raises StoreMissingError."""
+        with self._lock:
+            return self._build
+
+    @cached_property
+    def _build(self) -> Build:
+        return builds.load(self.store)
+
+    @cached_property
+    def paths(self) -> dict[int, list[str]]:
+        """The paths of each live image."""
+        return self.catalog.paths_by_image()
+
+    def place_of(self, entity_id: int) -> tuple[EntityRows, int, int] | None:
+        """Return an entity's table, its row there and its image's; None where it is gone."""
+        shard = self._shard(entity_id // RANKS // STRIDE)
+        row = shard.places.get(entity_id)
+        # compaction, which may have run since the catalogue was read, leaves blank rows
+        if row is None or not shard.rows.masks[row]:
+            return None
+        return shard.rows, row, int(shard.images[row])
+
+    def entities_of(self, image_id: int) -> Entities | None:
+        """Return an image's entities, in pixels of the upright image; None where they are gone."""
+        rows = self._shard(image_id // STRIDE).rows
+        found = np.flatnonzero(rows.image_ids == image_id)
+        if not len(found) or rows.image_errors[found[0]] is not None:
+            return None
+        entities = rows.entities_of(int(found[0]))
+        return entities if all(entities.masks) else None
+
+    def embeddings_of(self, entity_ids: Int64, fingerprint: str) -> Float32 | None:
+        """Return the stored (n, dim) embeddings of entities of one image.
+
+        None where they are not there, or were made with other settings than the fingerprint's.
+        """
+        shard = int(entity_ids[0]) // RANKS // STRIDE
+        try:
+            if not self.store.is_done(EmbeddingRows.KIND, shard, fingerprint):
+                return None
+            embeddings = self.store.read(EmbeddingRows, shard).embeddings
+        except StoreMissingError:
+            return None
+        places = self._shard(shard).places
+        rows = [places.get(entity_id, -1) for entity_id in entity_ids.tolist()]
+        if min(rows) < 0 or len(embeddings) != len(places):
+            return None
+        return embeddings[rows].astype(np.float32)
+
+    def _shard(self, shard: int) -> _Shard:
+        """Return a shard's entities; it is read once, and a few are kept."""
+        with self._lock:
+            if shard not in self._shards:
+                self._shards[shard] = _Shard(self._read(shard))
+                if len(self._shards) > _TABLES_KEPT:
+                    self._shards.popitem(last=False)
+            self._shards.move_to_end(shard)
+            return self._shards[shard]
+
+    def _read(self, shard: int) -> EntityRows:
+        """Read a shard's entities; none where it was dropped, as compaction does."""
+        try:
+            return self.store.read(EntityRows, shard)
+        except StoreMissingError:
+            if Catalog.of(self.store).lives_in(shard):
+                raise
+            return to_rows([])
+
+
+class Snapshots:
+    """The snapshot of now, for as long as a searcher is open."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._last: Snapshot | None = None
+
+    def current(self) -> Snapshot:
+        """Return a snapshot that is as the store is now; opened anew only where it changed.
+
+        Raises StoreMissingError or StoreDamagedError.
+        """
+        with self._lock:
+            if self._last is None or not self._last.is_current():
+                self._last = Snapshot.open(self._store)
+            return self._last
