@@ -20,7 +20,7 @@ from vesearch.indexes import exact
 from vesearch.job import Job
 from vesearch.records import Match
 from vesearch.search import Searcher
-from vesearch.stages import forget
+from vesearch.stages import build_index, forget
 from vesearch.store import builds
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import STRIDE, CropRows, EmbeddingRows, EntityRows, ImageRows, VectorRows
@@ -337,6 +337,30 @@ def test_the_index_changes_by_what_changed_only(
     assert summary.index is not None
     assert (summary.index["removed"], summary.index["added"]) == (2, 1)
     assert sorted(log) == [("add", 1), ("remove", 2)]
+
+
+def test_an_index_that_is_current_is_neither_gathered_nor_opened(
+    photos: Path, config: Config, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.ingest(config, [photos])
+    assert build(config) == "built"
+    with monkeypatch.context() as patch:
+        patch.setattr(build_index, "_gather", None)
+        patch.setattr(builds, "load", None)
+        assert build(config) == "current"
+    pipeline.ingest(config, [photos])  # nothing new: nothing is counted
+    with monkeypatch.context() as patch:
+        patch.setattr(build_index, "_gather", None)
+        assert build(config) == "current"
+    damaged = builds.current(store) / "backend" / "vectors.npy"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    assert build(config) == "built"  # as queries advise where the index is damaged
+    store.drop("embeddings", 0)
+    pipeline.run_stages(config, ("embed",), ())
+    assert build(config) == "current"  # looked at, and the same
+    with monkeypatch.context() as patch:
+        patch.setattr(build_index, "_gather", None)
+        assert build(config) == "current"
 
 
 def test_an_updated_index_equals_one_built_anew(photos: Path, config: Config, store: Store) -> None:

@@ -11,7 +11,7 @@ from vesearch.store import builds, projections
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import EntityRows
 
-_INTERNAL = ("format", "made_with", "made_of", "added", "removed")
+_INTERNAL = ("format", "made_with", "made_of", "generation", "added", "removed")
 _UPSTREAM = {"entities": "images", "crops": "entities", "embeddings": "crops"}
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vesearch.config import kept_settings
-from vesearch.errors import StoreDamagedError, StoreMissingError
+from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
 from vesearch.indexes import INDEXES, Index
 from vesearch.indexes.rows import Keys, vector_keys
 from vesearch.job import Job
@@ -55,17 +55,25 @@ def update_index(job: Job) -> Outcome:
     projection = projections.load(job.store)
     upstream = job.recorded_fingerprints()["embeddings"]
     fingerprint = projections.vectors_fingerprint(projection, upstream)
+    made_with = fingerprint_of(builds.FORMAT, fingerprint, kept_settings(job.config, "index"))
+    if (entities := _unchanged(job, made_with)) is not None:
+        _warn_if_outgrown(job, entities)
+        return "current"
     wanted = _gather(job, projection, fingerprint)
     if not len(wanted):
         raise StoreMissingError(
             f"store {job.store.path} has no entities to index; run: vesearch ingest FOLDER"
         )
     _warn_if_outgrown(job, len(wanted))
-    made_with = fingerprint_of(builds.FORMAT, fingerprint, kept_settings(job.config, "index"))
     content = hashlib.blake2b(wanted.entity_ids.tobytes() + wanted.keys.tobytes()).hexdigest()
-    known = {"made_with": made_with, "made_of": fingerprint_of(made_with, content)}
+    known: dict[str, Any] = {
+        "made_with": made_with,
+        "made_of": fingerprint_of(made_with, content),
+        "generation": job.store.generation(),
+    }
     old = builds.load_if_whole(job.store)
     if old is not None and old.facts["made_of"] == known["made_of"]:
+        builds.note(job.store, {**old.facts, **known})  # the next time a look at that is enough
         return "current"
     if old is not None and old.facts.get("made_with") == made_with:
         changes = _changes(old, wanted)
@@ -81,6 +89,21 @@ def update_index(job: Job) -> Outcome:
         progress.update(len(wanted))
     builds.commit(job.store, _build(job, index, projection, wanted, known))
     return "built"
+
+
+def _unchanged(job: Job, made_with: str) -> int | None:
+    """Return how many entities an index has that is as it was saved, of tables as they are.
+
+    None for any other. That costs a checksum of its files; neither they nor the vectors are looked
+    into.
+    """
+    try:
+        facts, generation = builds.facts(job.store), job.store.generation()
+    except StoreError:
+        return None
+    same = facts.get("made_with") == made_with and facts.get("generation") == generation
+    whole = same and generation is not None and builds.is_whole(job.store)
+    return int(facts["entities"]) if whole else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
 from vesearch.indexes import INDEXES, Index
+from vesearch.indexes.folder import read_manifest
 from vesearch.indexes.rows import Keys
 from vesearch.projection import Projection
 from vesearch.records import Float32, Int64
@@ -62,6 +63,18 @@ def load_if_whole(store: Store) -> Build | None:
         return None
 
 
+def is_whole(store: Store) -> bool:
+    """Tell whether the current index is as it was saved, byte for byte; it is not opened."""
+    try:
+        folder = current(store)
+        for name in ("entities.h5", "projection.h5"):
+            store.check_file(folder / name)
+        read_manifest(folder / "backend", _facts(folder)["backend"])
+    except StoreError:
+        return False
+    return True
+
+
 def current(store: Store) -> Path:
     """Return the folder of the index in use. Raises StoreMissingError or StoreDamagedError."""
     file = store.path / "index" / "current"
@@ -102,6 +115,15 @@ def commit(store: Store, build: Build) -> None:
         if _name_of_current(store) != folder.name:  # on a full disk every byte is wanted
             with contextlib.suppress(OSError):
                 remove(folder)
+
+
+def note(store: Store, facts: dict[str, Any]) -> None:
+    """Replace what the current build recorded. Raises StoreError."""
+    file = current(store) / "build.json"
+    try:
+        write_json(file, facts)
+    except OSError as err:
+        raise StoreError(f"cannot write {file}: {err.strerror or err}") from err
 
 
 def drop_old_builds(store: Store, *, but: str | None = None) -> None:

@@ -26,7 +26,7 @@ from vesearch.system.files import TEMP_PREFIX, read_json, remove, write_json
 _SHARD_NAME = "{:06d}.h5"
 _SHARD_FILE = re.compile(r"\d{6,12}\.h5")
 _GENERATION = "generation"
-_ASKED = ("images", "entities")  # the tables that questions read, beside the index
+_COUNTED = ("images", "entities", "embeddings")  # tables that answers, or an index, are made of
 _NOT_OURS = "is not a vesearch store: it has no store.json"
 
 R = TypeVar("R", bound=Rows)
@@ -177,7 +177,7 @@ class Store:
     # --- generations ------------------------------------------------------------------------
 
     def generation(self) -> int | None:
-        """Return how often what questions read of the tables has changed.
+        """Return how often the tables have changed that answers, or an index, are made of.
 
         None while it is just changing, after a writer died in the middle of it, and where no
         writer has counted yet.
@@ -190,11 +190,11 @@ class Store:
 
     @contextmanager
     def _changing(self, kind: str) -> Iterator[None]:
-        """Count a change of a table that questions read; the count is odd while it happens.
+        """Count a change of such a table; the count is odd while it happens.
 
         Written in place: it is for readers of now, who go when the machine does.
         """
-        if kind not in _ASKED:
+        if kind not in _COUNTED:
             yield
             return
         try:
