@@ -86,7 +86,7 @@ def make_data(n: int, queries: int) -> Data:
     rng = np.random.default_rng(2)
     vectors, tuning, timed = (mixture(size, rng) for size in (n, TUNING_QUERIES, queries))
     exact = INDEXES.create("exact")
-    exact.build(vectors)
+    exact.build(np.arange(len(vectors)), vectors)
     worst = [exact.search(some, K)[1][:, -1] for some in (tuning, timed)]
     return Data(vectors, tuning, timed, *worst)
 
@@ -104,7 +104,7 @@ def ours(name: str, data: Data) -> Built:
     """Build an index of vesearch's own."""
     index = INDEXES.create(name)
     start = time.perf_counter()
-    index.build(data.vectors)
+    index.build(np.arange(len(data.vectors)), data.vectors)
     seconds = time.perf_counter() - start
     shown = {key: index.settings[key] for key in ("edges", "epsilon") if key in index.settings}
     setting = ", ".join(f"{key} {value}" for key, value in shown.items())

@@ -83,16 +83,18 @@ def measure(name: str, saved: Path, vectors: Float32, queries: Float32, change: 
     rng = np.random.default_rng(3)
     gone, new = doomed(change, vectors, rng), mixture(int(change.add * len(vectors)), rng)
     left = np.concatenate([np.delete(vectors, gone, axis=0), new])
+    fresh = np.arange(len(vectors), len(vectors) + len(new))
+    ids = np.concatenate([np.delete(np.arange(len(vectors)), gone), fresh])  # rising
     changed, built = INDEXES.create(name), INDEXES.create(name)
-    load_s = seconds(lambda: changed.load(saved))
+    load_s = seconds(lambda: changed.open(saved))
     remove_s = seconds(lambda: changed.remove(gone))
-    add_s = seconds(lambda: changed.add(new))
+    add_s = seconds(lambda: changed.add(fresh, new))
     save_s = seconds(lambda: changed.save(saved.with_name("changed")))
-    build_s = seconds(lambda: built.build(left))
+    build_s = seconds(lambda: built.build(ids, left))
     exact: Index = INDEXES.create("exact")
-    exact.build(left)
+    exact.build(ids, left)
     worst = exact.search(queries, K)[1][:, -1]
-    both = [searched(changed), searched(built)]
+    both = [searched(changed, ids), searched(built, ids)]
     recalls = [recall(one, left, queries, worst) for one in both]
     best = [float("inf")] * 2
     for _ in range(ROUNDS):  # in turns, so that a busy moment of the machine hits both alike
@@ -103,9 +105,9 @@ def measure(name: str, saved: Path, vectors: Float32, queries: Float32, change: 
     return Row(change, *times, (recalls[0], recalls[1]), (ms[0], ms[1]))
 
 
-def searched(index: Index) -> Searched:
-    """Return an index as benchmarks/index.py searches it."""
-    return Searched("", "", 0, lambda query: index.search(query[None], K)[0][0])
+def searched(index: Index, ids: Int64) -> Searched:
+    """Return an index as benchmarks/index.py searches it: for places in a list of ids."""
+    return Searched("", "", 0, lambda q: np.searchsorted(ids, index.search(q[None], K)[0][0]))
 
 
 def search_all(one: Searched, queries: Float32) -> None:
@@ -140,7 +142,7 @@ def run(name: str, n: int, queries: int) -> list[Row]:
     vectors, asked = mixture(n, rng), mixture(queries, rng)
     with tempfile.TemporaryDirectory() as folder:
         index: Index = INDEXES.create(name)
-        index.build(vectors)
+        index.build(np.arange(n), vectors)
         saved = Path(folder) / "saved"
         index.save(saved)
         return [measure(name, saved, vectors, asked, change) for change in CHANGES]

@@ -116,7 +116,7 @@ def index_figures() -> dict[str, float]:
     rows = []
     for name in ("exact", "ngt"):
         index = INDEXES.create(name)
-        index.build(vectors)
+        index.build(np.arange(_VECTORS), vectors)
         rows.append(index.search(queries, 10)[0].tolist())
     shares = [len(set(true) & set(found)) / 10 for true, found in zip(*rows, strict=True)]
     return {"ngt, recall@10": float(np.mean(shares))}

@@ -114,7 +114,7 @@ def test_every_call_in_a_sentence_would_run(document: str) -> None:
         ("vesearch query img.jpg --entitty 1", "No such option"),
         ("vesearch query img.jpg --entity", "requires an argument"),
         ("vesearch query img.jpg --entity one", "not a valid integer"),
-        ("vesearch query", "images is missing"),
+        ("vesearch remove", "patterns is missing"),
         ("vesearch compact photos/", "photos/ is too much"),
         ("vesearch ingest photos/ --set crop.sise=3", "unknown setting crop.sise"),
         ("vesearch models convert a b --normalise maybe", "'maybe' is not one of"),

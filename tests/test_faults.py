@@ -80,13 +80,13 @@ def victim(good: Path, tmp_path: Path) -> Path:
 
 
 def files_of(store: Path) -> list[str]:
-    """Return every kind of file of a store, but for the lock and the index that is not in use."""
+    """Return every kind of file that a store is made of, and the index in use."""
     current = builds.current(Store(store)).name
     return sorted(
         str(path.relative_to(store))
         for path in store.rglob("*")
         if path.is_file()
-        and path.name != "lock"
+        and path.name not in ("lock", "generation")  # these say who writes, and when
         and (path.parts[-2] == "index" or "index" not in path.parts or current in path.parts)
     )
 

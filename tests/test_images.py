@@ -22,7 +22,7 @@ from tests.bombs import ico, patched, png, zeros
 from tests.photos import photo
 from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
-from vesearch.photos import decode as module
+from vesearch.photos import files as module
 from vesearch.photos.decode import (
     decode,
     digest_of,

@@ -46,9 +46,19 @@ def brute_force(vectors: Float32, queries: Float32, k: int) -> tuple[Int64, Floa
     return rows, np.take_along_axis(cosines, rows, 1).astype(np.float32)
 
 
-def built(name: str, vectors: Float32) -> Index:
+def append(index: Index, vectors: Float32) -> None:
+    """Add vectors to an index from which none was removed: their ids are as in a list."""
+    index.add(np.arange(len(index), len(index) + len(vectors)), vectors)
+
+
+def numbered(vectors: Float32) -> tuple[Int64, Float32]:
+    return np.arange(len(vectors)), vectors
+
+
+def built(name: str, vectors: Float32, ids: Int64 | None = None) -> Index:
+    """Return an index of vectors; where no ids are given, they are numbered from 0."""
     index: Index = INDEXES.create(name)
-    index.build(vectors)
+    index.build(np.arange(len(vectors)) if ids is None else ids, vectors)
     return index
 
 
@@ -94,7 +104,7 @@ def test_few_vectors(name: str, n: int, tmp_path: Path) -> None:
     index = built(name, vectors)
     index.save(tmp_path / "index")
     loaded: Index = INDEXES.create(name)
-    loaded.load(tmp_path / "index")
+    loaded.open(tmp_path / "index")
     for one in (index, loaded):
         assert len(one) == n
         rows, sims = one.search(queries, 5)
@@ -119,14 +129,14 @@ def test_no_queries_and_k_of_zero(name: str, n: int) -> None:
 
 @every_index
 @every_size
-def test_k_above_n_returns_every_row(name: str, n: int) -> None:
+def test_k_above_n_returns_every_id(name: str, n: int) -> None:
     rows, _ = built(name, clustered(n)).search(clustered(2, seed=1), n + 7)
     np.testing.assert_array_equal(np.sort(rows, axis=1), np.tile(np.arange(n), (2, 1)))
 
 
 @every_index
 @every_size
-def test_ties_go_to_the_lower_row(name: str, n: int) -> None:
+def test_ties_go_to_the_lower_id(name: str, n: int) -> None:
     vectors = clustered(n)
     vectors[5] = vectors[8] = vectors[2]
     rows, sims = built(name, vectors).search(vectors[2:3], 4)
@@ -161,13 +171,13 @@ def test_one_dimension(name: str, n: int) -> None:
 
 @every_index
 @every_size
-def test_save_and_load_answer_the_same(name: str, n: int, tmp_path: Path) -> None:
+def test_save_and_open_answer_the_same(name: str, n: int, tmp_path: Path) -> None:
     queries = clustered(20, seed=1)
     index = built(name, clustered(n))
     index.save(tmp_path / "größe" / "index")
     before = written(tmp_path / "größe" / "index")
     loaded: Index = INDEXES.create(name)
-    loaded.load(tmp_path / "größe" / "index")
+    loaded.open(tmp_path / "größe" / "index")
     assert_same(index, loaded, queries)
     assert loaded.settings == index.settings and len(loaded) == n
     assert written(tmp_path / "größe" / "index") == before
@@ -176,24 +186,24 @@ def test_save_and_load_answer_the_same(name: str, n: int, tmp_path: Path) -> Non
 
 @every_index
 @every_size
-def test_add_after_load(name: str, n: int, tmp_path: Path) -> None:
+def test_add_after_opening(name: str, n: int, tmp_path: Path) -> None:
     vectors, more = clustered(n), clustered(60, seed=1)
     built(name, vectors).save(tmp_path / "a")
     index: Index = INDEXES.create(name)
-    index.load(tmp_path / "a")
-    index.add(more)
+    index.open(tmp_path / "a")
+    append(index, more)
     assert len(index) == n + 60
     assert (index.search(more, 1)[0][:, 0] == np.arange(n, n + 60)).mean() > 0.95
     index.save(tmp_path / "b")
     old: Index = INDEXES.create(name)
-    old.load(tmp_path / "a")  # what it came from is as it was
+    old.open(tmp_path / "a")  # what it came from is as it was
     assert len(old) == n
     new: Index = INDEXES.create(name)
-    new.load(tmp_path / "b")
+    new.open(tmp_path / "b")
     assert_same(index, new, more)
     new.save(tmp_path / "b")  # over the folder that it was read from
     again: Index = INDEXES.create(name)
-    again.load(tmp_path / "b")
+    again.open(tmp_path / "b")
     assert_same(index, again, more)
 
 
@@ -202,7 +212,7 @@ def test_growing_by_small_steps(name: str) -> None:
     vectors = clustered(GRAPH)
     index: Index = INDEXES.create(name)
     for start in range(0, GRAPH, 400):
-        index.add(vectors[start : start + 400])
+        append(index, vectors[start : start + 400])
     assert len(index) == GRAPH
     assert (index.search(vectors[::50], 1)[0][:, 0] == np.arange(0, GRAPH, 50)).mean() > 0.95
 
@@ -218,19 +228,19 @@ def test_damage_is_reported(name: str, n: int, how: str, tmp_path: Path) -> None
         broken = whole[:middle] if how == "short" else whole[:middle] + b"\xff\x00" * 8
         path.unlink() if how == "missing" else path.write_bytes(broken)
         with pytest.raises(StoreDamagedError, match="vesearch build-index"):
-            INDEXES.create(name).load(tmp_path / "index")
+            INDEXES.create(name).open(tmp_path / "index")
         path.write_bytes(whole)
-    INDEXES.create(name).load(tmp_path / "index")
+    INDEXES.create(name).open(tmp_path / "index")
 
 
 @every_index
 def test_missing_and_foreign_folders(name: str, tmp_path: Path) -> None:
     with pytest.raises(StoreMissingError, match="build-index"):
-        INDEXES.create(name).load(tmp_path / "none")
+        INDEXES.create(name).open(tmp_path / "none")
     other = next(one for one in INDEXES.names() if one != name)
     built(other, clustered(3)).save(tmp_path / "other")
     with pytest.raises(StoreDamagedError, match=other):
-        INDEXES.create(name).load(tmp_path / "other")
+        INDEXES.create(name).open(tmp_path / "other")
 
 
 @every_index
@@ -239,7 +249,7 @@ def test_refuses_what_is_not_unit_length_or_shape(name: str, n: int) -> None:
     index = built(name, clustered(n))
     bad = clustered(4)
     bad[2] = 0
-    for call in (index.add, lambda x: index.search(x, 3)):
+    for call in (lambda x: append(index, x), lambda x: index.search(x, 3)):
         with pytest.raises(ValueError, match="row 2 has length 0"):
             call(bad)
         with pytest.raises(ValueError, match=r"\(n, 32\) float32, got \(1, 3\)"):
@@ -251,10 +261,10 @@ def test_refuses_what_is_not_unit_length_or_shape(name: str, n: int) -> None:
 @every_index
 def test_prints_nothing(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     index = built(name, clustered(GRAPH))
-    index.add(clustered(5, seed=4))
+    append(index, clustered(5, seed=4))
     index.search(clustered(3), 5)
     index.save(tmp_path / "index")
-    INDEXES.create(name).load(tmp_path / "index")
+    INDEXES.create(name).open(tmp_path / "index")
     assert capfd.readouterr() == ("", "")
 
 
@@ -277,7 +287,7 @@ def test_exact_is_exact_across_blocks() -> None:
 def test_tune_reaches_the_recall_on_strangers() -> None:
     vectors, queries = clustered(5000), clustered(300, seed=1)
     index = NgtIndex()
-    index.build(vectors)
+    index.build(*numbered(vectors))
     _, sims = index.search(queries, 10)
     measured = (sims >= brute_force(vectors, queries, 10)[1][:, -1:] - 1e-6).mean()
     assert measured >= 0.97  # 0.98 on its own sample; another sample varies
@@ -288,13 +298,13 @@ def test_tune_reaches_the_recall_on_strangers() -> None:
 
 def test_tunes_again_once_the_graph_has_doubled(tmp_path: Path) -> None:
     index = NgtIndex(threads=1)
-    index.build(clustered(GRAPH))
-    index.add(clustered(GRAPH // 2, seed=1))
+    index.build(*numbered(clustered(GRAPH)))
+    append(index, clustered(GRAPH // 2, seed=1))
     assert index.settings["tuned_at"] == GRAPH * 9 // 10
     index.save(tmp_path / "index")
     index = NgtIndex()
-    index.load(tmp_path / "index")
-    index.add(clustered(GRAPH, seed=2))
+    index.open(tmp_path / "index")
+    append(index, clustered(GRAPH, seed=2))
     assert index.settings["tuned_at"] == GRAPH // 2 * 3 + GRAPH - tuning.SAMPLE
 
 
@@ -303,17 +313,17 @@ def test_unreachable_recall_is_told(
 ) -> None:
     monkeypatch.setattr(tuning, "EPSILONS", (-0.9,))
     index = NgtIndex(recall=1.0)
-    index.build(clustered(GRAPH))
+    index.build(*numbered(clustered(GRAPH)))
     assert index.settings["epsilon"] == -0.9 and float(index.settings["recall"]) < 1
     assert "at best, not 1" in caplog.text
 
 
-def test_loading_again_forgets_what_was_there(tmp_path: Path) -> None:
+def test_opening_again_forgets_what_was_there(tmp_path: Path) -> None:
     index = built("ngt", clustered(GRAPH))
     built("ngt", clustered(3)).save(tmp_path / "small")
-    index.load(tmp_path / "small")
+    index.open(tmp_path / "small")
     assert len(index) == 3 and index.settings == {"method": "exact", "recall": 1.0}
-    index.add(clustered(GRAPH, seed=1))
+    append(index, clustered(GRAPH, seed=1))
     assert len(index) == GRAPH + 3
     rows, _ = index.search(clustered(20), GRAPH + 9)
     assert all(sorted(row) == list(range(GRAPH + 3)) for row in rows.tolist())
@@ -322,7 +332,7 @@ def test_loading_again_forgets_what_was_there(tmp_path: Path) -> None:
 def test_missing_ngt_names_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ngtpy", None)
     with pytest.raises(MissingPackageError, match="pip install ngt"):
-        NgtIndex().build(clustered(GRAPH))
+        NgtIndex().build(*numbered(clustered(GRAPH)))
 
 
 def test_foreign_error_carries_what_was_printed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +344,7 @@ def test_foreign_error_carries_what_was_printed(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setitem(sys.modules, "ngtpy", Broken)
     with pytest.raises(VesearchError, match=r"^NGT cannot .*: two lines \[disk is on fire\]$"):
-        NgtIndex().build(clustered(GRAPH))
+        NgtIndex().build(*numbered(clustered(GRAPH)))
 
 
 def test_failed_save_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +354,7 @@ def test_failed_save_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="disk full"):
         index.save(tmp_path / "index")
     monkeypatch.undo()
-    INDEXES.create("ngt").load(tmp_path / "index")
+    INDEXES.create("ngt").open(tmp_path / "index")
     assert [p.name for p in tmp_path.iterdir()] == ["index"]
     assert (tmp_path / "index" / MANIFEST).is_file()
 
@@ -366,7 +376,7 @@ def test_failed_rename_brings_the_old_folder_back(
     with pytest.raises(OSError, match="no"):
         index.save(tmp_path / "index")
     monkeypatch.undo()
-    INDEXES.create("exact").load(tmp_path / "index")
+    INDEXES.create("exact").open(tmp_path / "index")
     assert [p.name for p in tmp_path.iterdir()] == ["index"]
 
 

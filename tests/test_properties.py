@@ -176,7 +176,7 @@ class Collection(RuleBasedStateMachine):
             paths = {match.image, *match.also_at}
             seeds = {self.known[str(Path(p).relative_to(self.home / "photos"))] for p in paths}
             assert seeds == {self.built[match.entity_id // RANKS]}
-        assert set(builds.load(self.store).image_ids.tolist()) == self.built.keys()
+        assert set((builds.load(self.store).entity_ids // RANKS).tolist()) == self.built.keys()
 
 
 Collection.TestCase.settings = settings(

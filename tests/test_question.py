@@ -261,6 +261,32 @@ def test_a_writer_that_died_in_the_middle_is_noticed(photos: Path, config: Confi
     assert "b.png" not in names(searcher, photos / "a.png")
 
 
+@pytest.mark.parametrize("damage", ["deleted", "cut", "flipped", "empty", "older"])
+def test_a_damaged_count_is_no_count(photos: Path, config: Config, damage: str) -> None:
+    """Whatever becomes of it, the next question sees what is there, and the index is made anew."""
+    searcher, store = Searcher(config), Store(Path(config.run.store))
+    file = store.path / "generation"
+    older = file.read_bytes()
+    everything = names(searcher, photos / "a.png")
+    draw(photos / "new.png", 50, mtime_s=50)
+    pipeline.ingest(config, [photos])
+    now = file.read_bytes()
+    assert len(now) == len(older) and now != older
+    flipped = bytearray(now)
+    flipped[19] ^= 2  # a digit becomes another one
+    content = {"cut": now[:-3], "flipped": bytes(flipped), "empty": b"", "older": older}
+    file.write_bytes(content[damage]) if damage in content else file.unlink()
+    if damage != "older":
+        assert store.generation() is None
+        assert names(searcher, photos / "a.png") == everything
+        build(config)
+        assert names(searcher, photos / "a.png") == everything | {"new.png"}
+        assert store.generation() is None  # until something is written again
+    forget.remove_named(Job(config), [str(photos / "b.png")])
+    assert "b.png" not in names(searcher, photos / "a.png")
+    assert store.generation() is not None
+
+
 def test_many_threads_ask_one_searcher_while_the_store_changes(
     photos: Path, config: Config
 ) -> None:

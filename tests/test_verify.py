@@ -147,33 +147,39 @@ def _no_projection(store: Store) -> None:
     store.write_file(path, columns, store.fingerprint(path))
 
 
-def _change_index(store: Store, **changes: Callable[[np.ndarray], np.ndarray]) -> None:
+def _change_array(store: Store, file: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change an array of the index, and its checksum too."""
+    small = builds.current(store) / "backend"
+    np.save(small / file, change(np.load(small / file)))
+    manifest = json.loads((small / "index.json").read_text())
+    manifest["files"][file]["crc32"] = crc32(small / file)
+    del manifest["crc32"]
+    write_json(small / "index.json", manifest)
+
+
+def _change_ids(store: Store, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change the ids beside the index."""
     path = builds.current(store) / "entities.h5"
-    columns = store.read_file(path, ["entity_ids", "image_ids", "keys", "pair_similarities"])
-    for name, change in changes.items():
-        columns[name] = change(columns[name])
+    columns = store.read_file(path, ["entity_ids", "keys", "pair_similarities"])
+    columns["entity_ids"] = change(columns["entity_ids"])
     store.write_file(path, columns, store.fingerprint(path))
 
 
 def _a_strange_entity(store: Store) -> None:
-    _change_index(store, entity_ids=lambda ids: np.append(ids[:-1], ids[-1] + 7))
+    for change in (_change_ids, lambda store, how: _change_array(store, "ids.npy", how)):
+        change(store, lambda ids: np.append(ids[:-1], ids[-1] + 7))
 
 
 def _an_entity_twice(store: Store) -> None:
-    _change_index(store, entity_ids=lambda ids: np.append(ids[:-1], ids[0]))
+    _change_array(store, "ids.npy", lambda ids: np.append(ids[:-1], ids[0]))
 
 
-def _another_image(store: Store) -> None:
-    _change_index(store, image_ids=lambda ids: ids[::-1].copy())
+def _other_entities(store: Store) -> None:
+    _change_ids(store, lambda ids: np.append(ids[:-1], ids[-1] + 7))
 
 
 def _shuffled_vectors(store: Store) -> None:
-    small = builds.current(store) / "backend"
-    np.save(small / "vectors.npy", np.load(small / "vectors.npy")[::-1].copy())
-    manifest = json.loads((small / "index.json").read_text())
-    manifest["files"]["vectors.npy"]["crc32"] = crc32(small / "vectors.npy")
-    del manifest["crc32"]
-    write_json(small / "index.json", manifest)
+    _change_array(store, "vectors.npy", lambda vectors: vectors[::-1].copy())
 
 
 def _another_catalog(store: Store) -> None:
@@ -204,7 +210,7 @@ WRONG = {
     _no_projection: "projection.h5 has components that are not orthonormal",
     _a_strange_entity: "index/000001 has entity",
     _an_entity_twice: "index/000001 has an entity twice",
-    _another_image: "index/000001 has an entity under another image",
+    _other_entities: "index/000001 has other entities than it says",
     _shuffled_vectors: "index/000001 has another vector than the store for entity 0",
     _another_catalog: "catalog.h5 differs from the log",
 }

@@ -191,18 +191,18 @@ def _stored_photo(example: Stored, snapshot: Snapshot) -> tuple[Seen, int]:
 def _nearest(
     snapshot: Snapshot, vector: Float32, own: set[int], where: Where, top: int
 ) -> tuple[Match, ...]:
-    """Ask the index for ever more rows until enough of them may be shown."""
+    """Ask the index for ever more entities until enough of them may be shown."""
     if not vector.any():  # nothing of the crop lies in the projection's directions
         return ()
     build, total = snapshot.build, len(snapshot.build.index)
     asked = min(total, top * 4 + 20)
     while True:
-        rows, similarities = build.index.search(vector, asked)
-        shown = _wanted(snapshot, rows[0], own, where, top)
+        ids, similarities = build.index.search(vector, asked)
+        shown = _wanted(snapshot, ids[0], own, where, top)
         if len(shown) == top or asked == total:
             break
         asked = min(total, asked * 4)
-    found = zip(build.entity_ids[rows[0, shown]], similarities[0, shown], strict=True)
+    found = zip(ids[0, shown], similarities[0, shown], strict=True)
     matches = (_match(snapshot, int(entity_id), float(s)) for entity_id, s in found)
     return tuple(
         replace(match, rank=rank)
@@ -210,15 +210,15 @@ def _nearest(
     )
 
 
-def _wanted(snapshot: Snapshot, rows: Int64, own: set[int], where: Where, top: int) -> list[int]:
-    """Return the positions in rows that are live and wanted, the best of them."""
+def _wanted(snapshot: Snapshot, ids: Int64, own: set[int], where: Where, top: int) -> list[int]:
+    """Return the positions of the best ids that are live and wanted."""
     shown: list[int] = []
     seen = set(own)
-    for position, row in enumerate(rows.tolist()):
-        image_id = int(snapshot.build.image_ids[row])
+    for position, entity_id in enumerate(ids.tolist()):
+        image_id = entity_id // RANKS
         if image_id in seen or image_id not in snapshot.paths:
             continue
-        if snapshot.place_of(int(snapshot.build.entity_ids[row])) is None:
+        if snapshot.place_of(entity_id) is None:
             continue  # its shard was made anew since, without it
         if where.per_image:
             seen.add(image_id)

@@ -10,7 +10,7 @@ from vesearch.care.problems import Problem, read_table, reason
 from vesearch.errors import StoreError, StoreMissingError
 from vesearch.job import Job
 from vesearch.projection import Projection
-from vesearch.records import Bool, Float32, Int64
+from vesearch.records import Float32, Int64
 from vesearch.store import builds, projections
 from vesearch.store.builds import Build
 from vesearch.store.catalog import Catalog
@@ -86,26 +86,25 @@ def _check_index(store: Store) -> Iterator[Problem]:
     except StoreError as err:
         yield Problem(folder, reason(err, folder), "index")
         return
+    ids, vectors = _indexed(build)
+    if (np.diff(ids) <= 0).any():
+        yield Problem(folder, "has an entity twice", "index")
+    elif not np.array_equal(ids, build.entity_ids):
+        yield Problem(folder, "has other entities than it says", "index")
+    else:
+        yield from _check_entries(store, build, vectors)
+
+
+def _check_entries(store: Store, build: Build, vectors: Float32) -> Iterator[Problem]:
+    """Compare the entries of live images with what the store has; others are merely behind."""
+    folder, ids = builds.current(store), build.entity_ids
     try:
-        live = Catalog.of(store).are_live(build.image_ids)
+        live = Catalog.of(store).are_live(ids // RANKS)
     except StoreError:
         return  # the log is damaged, and was named
-    if len(np.unique(build.entity_ids)) != len(build.entity_ids):
-        yield Problem(folder, "has an entity twice", "index")
-    elif (build.entity_ids // RANKS != build.image_ids).any():
-        yield Problem(folder, "has an entity under another image", "index")
-    else:
-        yield from _check_entries(store, build, live)
-
-
-def _check_entries(store: Store, build: Build, live: Bool) -> Iterator[Problem]:
-    """Compare the entries of live images with what the store has; others are merely behind."""
-    folder = builds.current(store)
-    indexed = _indexed(build)
-    order = np.argsort(build.entity_ids)
-    shards = build.image_ids // STRIDE
+    shards = ids // RANKS // STRIDE
     for shard in np.unique(shards[live]).tolist():
-        rows = np.flatnonzero(live & (shards == shard))
+        own = ids[live & (shards == shard)]
         try:
             entities = store.read(EntityRows, shard, "image_ids", "counts").entity_ids()
             embeddings = store.read(EmbeddingRows, shard).embeddings.astype(np.float32)
@@ -115,15 +114,15 @@ def _check_entries(store: Store, build: Build, live: Bool) -> Iterator[Problem]:
             continue
         except StoreError:
             continue  # damaged: named before
-        missing = np.setdiff1d(build.entity_ids[rows], entities)
+        missing = np.setdiff1d(own, entities)
         if len(missing):
             yield Problem(folder, f"has entity {missing[0]}, which is not in the store", "index")
-        there = np.flatnonzero(np.isin(entities, build.entity_ids[rows]))
         if len(entities) != len(embeddings):
             continue  # named before
-        at: Int64 = order[np.searchsorted(build.entity_ids[order], entities[there])]
+        there = np.flatnonzero(np.isin(entities, own))
+        indexed = vectors[np.searchsorted(ids, entities[there])]
         wanted = build.projection.project(embeddings[there])
-        far = np.abs(indexed[at] - wanted).max(axis=1, initial=0)
+        far = np.abs(indexed - wanted).max(axis=1, initial=0)
         wrong = np.flatnonzero(~(far < _NEAR))
         if len(wrong):
             what = f"has another vector than the store for entity {entities[there[wrong[0]]]}"
@@ -139,9 +138,11 @@ def _missing(store: Store, shard: int) -> Iterator[Problem]:
         yield Problem(path, "is missing", table.KIND, shard)
 
 
-def _indexed(build: Build) -> Float32:
-    """Return the vectors of the index by row."""
-    vectors = np.zeros((len(build.entity_ids), len(build.projection.components)), np.float32)
-    for rows, block in build.index.blocks():
-        vectors[rows] = block
-    return vectors
+def _indexed(build: Build) -> tuple[Int64, Float32]:
+    """Return what the index holds, in the order of ids: (n,) ids and their (n, k) vectors."""
+    blocks = list(build.index.blocks())
+    ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in blocks)])
+    none = np.zeros((0, len(build.projection.components)), np.float32)
+    vectors = np.concatenate([none, *(vectors for _, vectors in blocks)])
+    order = np.argsort(ids)
+    return ids[order], vectors[order]

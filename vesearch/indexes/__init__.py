@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 class Index(Protocol):
-    """Finds rows by cosine similarity, higher is better.
+    """Finds entities by cosine similarity, higher is better.
 
-    Rows are numbered as a list's items are: in the order of insertion, less what was removed.
-    Vectors and queries are (n, d) float32 and L2-normalised; anything else is a ValueError that
-    names the first bad row. A loaded index can be changed; the folder it came from stays as it is.
+    ids are (n,) int64, at least 0, and each is there once. Vectors and queries are (n, d) float32
+    and L2-normalised; anything else is a ValueError that names the first bad one. An index lives in
+    a folder of its build, or has there what leads to a server; an opened one can be changed, and
+    the place it came from stays as it is.
     """
 
     @property
@@ -30,23 +31,20 @@ class Index(Protocol):
 
     def __len__(self) -> int: ...
 
-    def build(self, vectors: Float32) -> None:
-        """Add (n, d) vectors to an empty index and tune it."""
+    def build(self, ids: Int64, vectors: Float32) -> None:
+        """Add to an empty index and tune it."""
         ...
 
-    def add(self, vectors: Float32) -> None:
-        """Append (n, d) vectors as rows len(self) … len(self) + n - 1; settings stay."""
+    def add(self, ids: Int64, vectors: Float32) -> None:
+        """Add entities; settings stay. Raises ValueError for an id that is there already."""
         ...
 
-    def remove(self, rows: Int64) -> None:
-        """Delete (m,) rows; those after them move up, as in a list; settings stay.
-
-        Raises ValueError for a row that is out of range or named twice.
-        """
+    def remove(self, ids: Int64) -> None:
+        """Forget entities; settings stay. Raises ValueError for an id that is not there."""
         ...
 
     def blocks(self) -> Iterator[tuple[Int64, Float32]]:
-        """Yield (b,) rows and their (b, d) vectors, every row once, in any order.
+        """Yield (b,) ids and their (b, d) vectors, every id once, in any order.
 
         A vector may differ from the one that was added by what rounding costs.
         """
@@ -56,19 +54,27 @@ class Index(Protocol):
         """Tell whether building anew is cheaper, or searches better, than these changes."""
         ...
 
-    def search(self, queries: Float32, k: int) -> tuple[Int64, Float32]:
-        """Return rows and similarities, both (q, min(k, len(self))), best first.
+    def search(
+        self, queries: Float32, k: int, allowed: Int64 | None = None
+    ) -> tuple[Int64, Float32]:
+        """Return ids and similarities, both (q, k) or as many as there are, best first.
 
-        Among equal similarities the lower row comes first.
+        allowed: the ids that may be found, whether they are there or not; None: all.
+        Among equal similarities the lower id comes first.
         """
         ...
 
-    def save(self, folder: Path) -> None:
+    def save(self, place: Path) -> None:
         """Write the index as this folder, replacing what it held; it appears complete or not."""
         ...
 
-    def load(self, folder: Path) -> None:
-        """Read a saved index. Raises StoreMissingError or StoreDamagedError."""
+    def open(self, place: Path) -> None:
+        """Open a saved index. Raises StoreMissingError or StoreDamagedError."""
+        ...
+
+    @classmethod
+    def discard(cls, place: Path) -> None:
+        """Give up what a saved index keeps elsewhere; its folder is removed by the caller."""
         ...
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vesearch.indexes.folder import commit, damaged, read_manifest
 from vesearch.records import Float32, Int64
@@ -16,7 +15,7 @@ ROUNDING = 1e-6
 
 _QUERIES = 256  # per block
 _PRODUCTS = 1 << 22  # similarities per block: 16 MiB
-_FILE = "vectors.npy"
+_VECTORS, _IDS = "vectors.npy", "ids.npy"
 
 
 def check_unit(vectors: Float32, dimension: int | None = None) -> None:
@@ -40,18 +39,30 @@ def check_unit(vectors: Float32, dimension: int | None = None) -> None:
             raise ValueError(f"vectors must be L2-normalised, row {row} has length {length:g}")
 
 
-def check_rows(rows: Int64, count: int) -> NDArray[np.bool_]:
-    """Return a (count,) mask of rows; raise ValueError unless each is in range and named once."""
-    rows = np.asarray(rows)
-    if rows.ndim != 1 or (len(rows) and not np.issubdtype(rows.dtype, np.integer)):
-        raise ValueError(f"rows must be (m,) integers, got {rows.shape} {rows.dtype}")
-    outside = rows[(rows < 0) | (rows >= count)]
-    if len(outside):
-        raise ValueError(f"row {outside[0]} is out of range, there are {count} rows")
-    times = np.bincount(rows.astype(np.int64), minlength=count)
+def check_ids(ids: Int64, known: Int64, *, there: bool) -> Int64:
+    """Return (n,) ids as int64; raise ValueError unless each comes once and is, or is not, known.
+
+    known: what an index has, in any order.
+    """
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or (len(ids) and not np.issubdtype(ids.dtype, np.integer)):
+        raise ValueError(f"ids must be (n,) integers, got {ids.shape} {ids.dtype}")
+    ids = ids.astype(np.int64)
+    if len(ids) and ids.min() < 0:
+        raise ValueError(f"ids must be at least 0, got {ids.min()}")
+    values, times = np.unique(ids, return_counts=True)
     if (times > 1).any():
-        raise ValueError(f"row {np.argmax(times > 1)} is named twice")
-    return times.astype(bool)
+        raise ValueError(f"id {values[np.argmax(times > 1)]} is named twice")
+    wrong = ids[np.isin(ids, known) != there]
+    if len(wrong):
+        raise ValueError(f"id {wrong[0]} is {'not there' if there else 'there already'}")
+    return ids
+
+
+def check_lengths(ids: Int64, vectors: Float32) -> None:
+    """Raise ValueError unless there is an id for each vector."""
+    if len(ids) != len(vectors):
+        raise ValueError(f"{len(vectors)} vectors need as many ids, got {len(ids)}")
 
 
 def similarities(query: Float32, vectors: Float32) -> Float32:
@@ -67,28 +78,28 @@ def similarities(query: Float32, vectors: Float32) -> Float32:
 def top_k(
     queries: Float32, blocks: Iterable[tuple[Int64, Float32]], k: int
 ) -> tuple[Int64, Float32]:
-    """Return the k best rows and similarities over blocks of (rows, vectors), ties by lower row.
+    """Return the k best ids and similarities over blocks of (ids, vectors), ties by lower id.
 
     k may not be larger than the number of vectors in all blocks together.
     """
-    rows = [np.empty(0, np.int64)] * len(queries)
+    ids = [np.empty(0, np.int64)] * len(queries)
     sims = [np.empty(0, np.float32)] * len(queries)
-    for block_rows, vectors in blocks:
+    for block_ids, vectors in blocks:
         for start in range(0, len(queries), _QUERIES):
             products = queries[start : start + _QUERIES] @ vectors.T  # (q, d) (b, d) -> (q, b)
             for i, product in enumerate(products, start):
                 floor = _floor(sims[i], product, k) - ROUNDING
                 near = np.flatnonzero(product >= floor)
                 found = np.concatenate([sims[i], similarities(queries[i], vectors[near])])
-                names = np.concatenate([rows[i], block_rows[near]])
+                names = np.concatenate([ids[i], block_ids[near]])
                 best = np.lexsort((names, -found))[:k]
-                rows[i], sims[i] = names[best], found[best]
+                ids[i], sims[i] = names[best], found[best]
     shape = (len(queries), k)
-    return np.array(rows, np.int64).reshape(shape), np.array(sims, np.float32).reshape(shape)
+    return np.array(ids, np.int64).reshape(shape), np.array(sims, np.float32).reshape(shape)
 
 
 def _floor(best: Float32, product: Float32, k: int) -> float:
-    """Return a similarity that at least k rows reach; -inf while there are fewer."""
+    """Return a similarity that at least k of them reach; -inf while there are fewer."""
     if len(best) >= k:
         return float(best[-1])
     if len(product) <= k:
@@ -97,9 +108,10 @@ def _floor(best: Float32, product: Float32, k: int) -> float:
 
 
 class ExactIndex:
-    """All vectors in one array; memory-mapped once loaded."""
+    """All vectors in one array; memory-mapped once opened."""
 
     def __init__(self) -> None:
+        self._ids: Int64 = np.empty(0, np.int64)
         self._parts: list[Float32] = []
 
     @property
@@ -114,65 +126,86 @@ class ExactIndex:
             self._parts = [np.concatenate(self._parts)]
         return self._parts[0] if self._parts else np.empty((0, 0), np.float32)
 
+    @property
+    def ids(self) -> Int64:
+        """The ids of the vectors, (n,)."""
+        return self._ids
+
     def __len__(self) -> int:
-        return sum(map(len, self._parts))
+        return len(self._ids)
 
-    def build(self, vectors: Float32) -> None:
-        """Add (n, d) vectors; there is nothing to tune."""
-        self.add(vectors)
+    def build(self, ids: Int64, vectors: Float32) -> None:
+        """Add to an empty index; there is nothing to tune."""
+        self.add(ids, vectors)
 
-    def add(self, vectors: Float32) -> None:
+    def add(self, ids: Int64, vectors: Float32) -> None:
         """Append a copy of (n, d) vectors."""
         check_unit(vectors, self._parts[0].shape[1] if self._parts else None)
+        ids = check_ids(ids, self._ids, there=False)
+        check_lengths(ids, vectors)
         if len(vectors):
             self._parts.append(np.array(vectors, np.float32, order="C"))
+            self._ids = np.concatenate([self._ids, ids])
 
-    def remove(self, rows: Int64) -> None:
+    def remove(self, ids: Int64) -> None:
         """Copy what is left; an index that was emptied takes any dimension, like a new one."""
-        gone = check_rows(rows, len(self))
+        gone = np.isin(self._ids, check_ids(ids, self._ids, there=True))
         if gone.any():
             self._parts = [] if gone.all() else [self.vectors[~gone]]
+            self._ids = self._ids[~gone]
 
     def blocks(self) -> Iterator[tuple[Int64, Float32]]:
-        """Yield (b,) rows and their (b, d) vectors, in order."""
-        return self._blocks(_QUERIES)
+        """Yield (b,) ids and their (b, d) vectors, in the order of insertion."""
+        return self._blocks(_QUERIES, None)
 
     def prefers_rebuild(self, *, removed: int, added: int) -> bool:
         """Say no: a build is one copy, as these changes are."""
         return False
 
-    def search(self, queries: Float32, k: int) -> tuple[Int64, Float32]:
-        """Return rows and similarities, both (q, min(k, len(self))), best first."""
+    def search(
+        self, queries: Float32, k: int, allowed: Int64 | None = None
+    ) -> tuple[Int64, Float32]:
+        """Return ids and similarities, both (q, k) or as many as there are, best first."""
         check_unit(queries, self.vectors.shape[1] if len(self) else None)
-        k = max(0, min(k, len(self)))
+        rows = None if allowed is None else np.flatnonzero(np.isin(self._ids, allowed))
+        k = max(0, min(k, len(self) if rows is None else len(rows)))
         if k == 0:
             return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-        return top_k(queries, self._blocks(len(queries)), k)
+        return top_k(queries, self._blocks(len(queries), rows), k)
 
-    def save(self, folder: Path) -> None:
-        """Write the vectors as .npy."""
-        commit(folder, {"kind": "exact", "settings": self.settings}, self.write)
+    def save(self, place: Path) -> None:
+        """Write ids and vectors as .npy."""
+        commit(place, {"kind": "exact", "settings": self.settings}, self.write)
 
-    def load(self, folder: Path) -> None:
+    def open(self, place: Path) -> None:
         """Map a saved array; raises StoreMissingError or StoreDamagedError."""
-        read_manifest(folder, "exact")
-        self.read(folder)
+        read_manifest(place, "exact")
+        self.read(place)
+
+    @classmethod
+    def discard(cls, place: Path) -> None:
+        """Do nothing: all of it lies in its folder."""
 
     def write(self, folder: Path) -> None:
-        """Write the vectors into a folder that is there."""
-        np.save(folder / _FILE, self.vectors, allow_pickle=False)
+        """Write ids and vectors into a folder that is there."""
+        np.save(folder / _VECTORS, self.vectors, allow_pickle=False)
+        np.save(folder / _IDS, self._ids, allow_pickle=False)
 
     def read(self, folder: Path) -> None:
         """Map the vectors of a folder; raises StoreDamagedError."""
         try:
-            vectors = np.load(folder / _FILE, mmap_mode="r", allow_pickle=False)
+            vectors = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+            ids = np.load(folder / _IDS, allow_pickle=False)
         except (OSError, ValueError) as err:
-            raise damaged(folder, f"{_FILE} cannot be read") from err
-        self._parts = [vectors] if len(vectors) else []
+            raise damaged(folder, f"{_VECTORS} or {_IDS} cannot be read") from err
+        if ids.shape != (len(vectors),):
+            raise damaged(folder, f"{len(vectors)} vectors have {len(ids)} ids")
+        self._parts, self._ids = [vectors] if len(vectors) else [], ids
 
-    def _blocks(self, queries: int) -> Iterator[tuple[Int64, Float32]]:
-        vectors = self.vectors
+    def _blocks(self, queries: int, rows: Int64 | None) -> Iterator[tuple[Int64, Float32]]:
+        """Yield blocks of all rows, or of some, that so many queries can be compared with."""
+        vectors, total = self.vectors, len(self) if rows is None else len(rows)
         step = _PRODUCTS // max(1, min(queries, _QUERIES))
-        for start in range(0, len(vectors), step):
-            block = np.asarray(vectors[start : start + step])
-            yield np.arange(start, start + len(block)), block
+        for start in range(0, total, step):
+            block = slice(start, start + step) if rows is None else rows[start : start + step]
+            yield self._ids[block], np.asarray(vectors[block])

@@ -143,9 +143,9 @@ def _embed(embedder: Any) -> str:
 def _search(index: Any) -> str:
     vectors = np.random.default_rng(0).standard_normal((_VECTORS, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index.build(vectors)
-    rows, _ = index.search(vectors, 1)
-    found = int((rows[:, 0] == np.arange(_VECTORS)).sum())
+    index.build(np.arange(_VECTORS), vectors)
+    ids, _ = index.search(vectors, 1)
+    found = int((ids[:, 0] == np.arange(_VECTORS)).sum())
     if found < 0.9 * _VECTORS:
         raise RuntimeError(f"it found only {found} of {_VECTORS} vectors")
     return f"{found} of {_VECTORS} vectors found"

@@ -13,7 +13,7 @@ import numpy as np
 from vesearch.config import kept_settings
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
 from vesearch.indexes import INDEXES, Index
-from vesearch.indexes.rows import Keys, vector_keys
+from vesearch.indexes.objects import Keys, vector_keys
 from vesearch.job import Job
 from vesearch.projection import Projection
 from vesearch.records import Float32, Int64
@@ -32,13 +32,12 @@ Outcome = Literal["current", "updated", "built"]  # what became of the index
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gathered:
-    """Entities and their vectors: ids, image ids and keys (n,), vectors (n, dim).
+    """Entities and their vectors, in the order of ids: ids and keys (n,), vectors (n, dim).
 
     keys: a digest of each vector, which tells whether an index has it as it is.
     """
 
     entity_ids: Int64
-    image_ids: Int64
     keys: Keys
     vectors: Float32
 
@@ -79,13 +78,13 @@ def update_index(job: Job) -> Outcome:
         changes = _changes(old, wanted)
         sizes = {"removed": len(changes.removed), "added": len(changes.added)}
         if not old.index.prefers_rebuild(**sizes):
-            wanted = _change(old, changes, wanted)
+            _change(old.index, changes, wanted)
             builds.commit(job.store, _build(job, old.index, projection, wanted, {**known, **sizes}))
             return "updated"
     settings = job.config.index
     index: Index = INDEXES.create(settings.backend, offered={"recall": settings.recall})
     with bar("index", total=len(wanted), unit="ent") as progress:
-        index.build(wanted.vectors)
+        index.build(wanted.entity_ids, wanted.vectors)
         progress.update(len(wanted))
     builds.commit(job.store, _build(job, index, projection, wanted, known))
     return "built"
@@ -108,7 +107,7 @@ def _unchanged(job: Job, made_with: str) -> int | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Changes:
-    """removed: rows of the index; added: rows of what is wanted."""
+    """removed: ids that the index has; added: rows of what is wanted."""
 
     removed: Int64
     added: Int64
@@ -121,22 +120,17 @@ def _changes(old: Build, wanted: Gathered) -> _Changes:
     have["id"], have["key"] = old.entity_ids, old.keys
     want["id"], want["key"] = wanted.entity_ids, wanted.keys
     return _Changes(
-        np.flatnonzero(~np.isin(have, want)),
+        old.entity_ids[~np.isin(have, want)],
         np.flatnonzero(~np.isin(want, have)),
     )
 
 
-def _change(old: Build, changes: _Changes, wanted: Gathered) -> Gathered:
-    """Change an index; return all its entities, in the order of its rows."""
+def _change(index: Index, changes: _Changes, wanted: Gathered) -> None:
+    """Let an index hold what is wanted; an entity whose vector changed goes and comes again."""
     if len(changes.removed):
-        old.index.remove(changes.removed)
+        index.remove(changes.removed)
     if len(changes.added):
-        old.index.add(wanted.vectors[changes.added])
-    kept = np.searchsorted(wanted.entity_ids, np.delete(old.entity_ids, changes.removed))
-    order = np.concatenate([kept, changes.added])  # wanted is sorted by id
-    return Gathered(
-        wanted.entity_ids[order], wanted.image_ids[order], wanted.keys[order], wanted.vectors[order]
-    )
+        index.add(wanted.entity_ids[changes.added], wanted.vectors[changes.added])
 
 
 def _build(
@@ -147,7 +141,6 @@ def _build(
     return Build(
         index=index,
         entity_ids=entities.entity_ids,
-        image_ids=entities.image_ids,
         keys=entities.keys,
         pair_similarities=_pairs(job, entities.vectors),
         projection=projection,
@@ -158,7 +151,7 @@ def _build(
 def _gather(job: Job, projection: Projection, fingerprint: str) -> Gathered:
     """Return all live entities, in the order of their ids."""
     catalog = Catalog.of(job.store)
-    ids, owners = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    ids = [np.zeros(0, np.int64)]
     parts = [np.zeros((0, len(projection.components)), np.float32)]
     for shard in job.store.shards("vectors"):
         if job.store.is_done("vectors", shard, fingerprint):
@@ -172,10 +165,9 @@ def _gather(job: Job, projection: Projection, fingerprint: str) -> Gathered:
                 )
             rows = np.flatnonzero(catalog.are_live(images) & vectors.any(axis=1))
             ids.append(entities[rows])
-            owners.append(images[rows])
             parts.append(vectors[rows])
     vectors = np.concatenate(parts)
-    return Gathered(np.concatenate(ids), np.concatenate(owners), vector_keys(vectors), vectors)
+    return Gathered(np.concatenate(ids), vector_keys(vectors), vectors)
 
 
 def _pairs(job: Job, vectors: Float32) -> Float32:

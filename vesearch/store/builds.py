@@ -11,24 +11,23 @@ from typing import Any
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
 from vesearch.indexes import INDEXES, Index
 from vesearch.indexes.folder import read_manifest
-from vesearch.indexes.rows import Keys
+from vesearch.indexes.objects import Keys
 from vesearch.projection import Projection
 from vesearch.records import Float32, Int64
 from vesearch.store import projections
 from vesearch.store.shards import Store
 from vesearch.system.files import read_json, remove, write_json, write_text
 
-FORMAT = 2  # of a build's folder; the first had other entity ids, and no projection
+FORMAT = 3  # of a build's folder; before, an index counted rows, and the entities stood beside it
 _REBUILD = "run: vesearch build-index"
-_COLUMNS = ("entity_ids", "image_ids", "keys", "pair_similarities")
+_COLUMNS = ("entity_ids", "keys", "pair_similarities")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Build:
     """A built index and what it needs to be understood.
 
-    entity_ids, image_ids, keys: (n,) row of the index -> entity id, the id of its image, and a
-        digest of its vector.
+    entity_ids, keys: (n,) what the index holds, in the order of ids, and a digest of each vector.
     pair_similarities: sorted cosines of random entity pairs.
     projection: what the vectors were made with.
     facts: backend, entities, recall and what else was measured.
@@ -36,7 +35,6 @@ class Build:
 
     index: Index
     entity_ids: Int64
-    image_ids: Int64
     keys: Keys
     pair_similarities: Float32
     projection: Projection
@@ -160,7 +158,7 @@ def _load(store: Store, folder: Path) -> Build:
     facts = _facts(folder)
     columns = store.read_file(folder / "entities.h5", _COLUMNS)
     index: Index = INDEXES.create(facts["backend"])
-    index.load(folder / "backend")
+    index.open(folder / "backend")
     if len(index) != len(columns["entity_ids"]):
         raise StoreDamagedError(
             f"{folder} has {len(index)} vectors for {len(columns['entity_ids'])} entities; "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import secrets
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -179,14 +181,14 @@ class Store:
     def generation(self) -> int | None:
         """Return how often the tables have changed that answers, or an index, are made of.
 
-        None while it is just changing, after a writer died in the middle of it, and where no
+        None while one is just changing, after a writer died in the middle of it, and where no
         writer has counted yet.
         """
         try:
-            count = int.from_bytes((self.path / _GENERATION).read_bytes()[:8], "little")
+            count = _counted((self.path / _GENERATION).read_bytes())
         except OSError:
             return None
-        return count if count and count % 2 == 0 else None
+        return None if count is None or count % 2 else count
 
     @contextmanager
     def _changing(self, kind: str) -> Iterator[None]:
@@ -198,14 +200,17 @@ class Store:
             yield
             return
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / _GENERATION, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as err:
             raise StoreError(f"cannot write to store {self.path}: {err.strerror}") from err
         try:
-            count = int.from_bytes(os.pread(handle, 8, 0), "little") | 1
-            os.pwrite(handle, count.to_bytes(8, "little"), 0)
+            count = _counted(os.pread(handle, 64, 0))
+            # where the count was lost, not from 0: it would come upon numbers that meant others
+            count = (secrets.randbits(60) if count is None else count) | 1
+            os.pwrite(handle, _count_text(count), 0)
             yield
-            os.pwrite(handle, (count + 1).to_bytes(8, "little"), 0)
+            os.pwrite(handle, _count_text(count + 1), 0)
         finally:
             os.close(handle)
 
@@ -231,3 +236,16 @@ class Store:
 
 def _visible(folder: Path) -> Iterator[Path]:
     return (p for p in folder.iterdir() if p.name != "lock" and not p.name.startswith(TEMP_PREFIX))
+
+
+def _count_text(count: int) -> bytes:
+    """Return a count as it stands in its file, always as long: a flipped bit must show."""
+    text = f"{count:020d}".encode()
+    return text + f" {zlib.crc32(text):08x}\n".encode()
+
+
+def _counted(text: bytes) -> int | None:
+    """Return the count that _count_text has written, None where it is damaged."""
+    count = text[:20]
+    whole = count.isdigit() and text == _count_text(int(count))
+    return int(count) if whole else None

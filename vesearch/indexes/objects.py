@@ -1,4 +1,4 @@
-"""Keep which row or rows each object of a graph stands for."""
+"""Keep which entity or entities each object of a graph stands for."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vesearch.records import Float32, Int64
 
 Keys = NDArray[np.uint64]
 
-_FILES = {"rows": "rows.npy", "keys": "keys.npy", "twins": "twins.npy"}
-_NONE = -1  # instead of a row
+_FILES = {"ids": "ids.npy", "keys": "keys.npy", "twins": "twins.npy"}
+_NONE = -1  # instead of an id
 
 
 def vector_keys(vectors: Float32) -> Keys:
@@ -25,24 +25,24 @@ def vector_keys(vectors: Float32) -> Keys:
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
-class RowTable:
-    """Objects numbered from 0, each standing for one row, for several equal ones, or for none.
+class ObjectTable:
+    """Objects numbered from 0, each standing for one id, for several of equal vectors, or for none.
 
     Equal vectors share one object because thousands of them link only to each other in a graph
     and hide the rest: NGT's recall fell to 0.3 where half of the vectors were the same.
-    An object whose rows were all removed is idle: searches still pass through it, and it stands
-    for a row again when its vector comes back. NGT's own remove() costs 1.3 inserts, lowers the
+    An object whose ids were all removed is idle: searches still pass through it, and it stands
+    for an id again when its vector comes back. NGT's own remove() costs 1.3 inserts, lowers the
     recall (0.976 to 0.958 when half of 20,000 go; built anew 0.971), and is not sound: with 20 or
     more vectors that are nearly equal (1 - cosine rounds to 0, as of blank crops) its tree keeps
     dead ids, on which a later insert failed in 9 of 24 trials (ngt 2.8.0).
 
-    rows: (objects,) a row of each object, -1 for an idle one.
+    ids: (objects,) an id of each object, -1 for an idle one.
     keys: (objects,) digest of its vector, no two the same.
-    twins: (m, 2) object and row of every further equal vector, sorted.
+    twins: (m, 2) object and id of every further equal vector, sorted.
     """
 
     def __init__(self) -> None:
-        self.rows: Int64 = np.empty(0, np.int64)
+        self.ids: Int64 = np.empty(0, np.int64)
         self.keys: Keys = np.empty(0, np.uint64)
         self.twins: Int64 = np.empty((0, 2), np.int64)
         self.idle = 0  # how many objects are
@@ -50,18 +50,18 @@ class RowTable:
     @property
     def objects(self) -> int:
         """How many objects there are, the idle ones too."""
-        return len(self.rows)
+        return len(self.ids)
 
     @property
     def active(self) -> int:
-        """How many objects stand for a row."""
-        return len(self.rows) - self.idle
+        """How many objects stand for an id."""
+        return len(self.ids) - self.idle
 
     def __len__(self) -> int:
         return self.active + len(self.twins)
 
-    def add(self, keys: Keys, rows: Int64) -> Int64:
-        """Register (n,) keys and rows; return the positions that are the next new objects."""
+    def add(self, keys: Keys, ids: Int64) -> Int64:
+        """Register (n,) keys and ids; return the positions that are the next new objects."""
         old = self.objects
         _, first, which = np.unique(
             np.concatenate([self.keys, keys]), return_index=True, return_inverse=True
@@ -72,60 +72,53 @@ class RowTable:
         owner = first[~fresh]
         late = owner >= old
         owner[late] = number[owner[late] - old]
-        self.rows = np.concatenate([self.rows, rows[fresh]])
+        self.ids = np.concatenate([self.ids, ids[fresh]])
         self.keys = np.concatenate([self.keys, keys[fresh]])
-        self._share(owner, rows[~fresh])
+        self._share(owner, ids[~fresh])
         return np.flatnonzero(fresh)
 
-    def _share(self, owner: Int64, rows: Int64) -> None:
-        """Give each (m,) row its object: an idle one wakes for the first, the rest are twins."""
+    def _share(self, owner: Int64, ids: Int64) -> None:
+        """Give each (m,) id its object: an idle one wakes for the first, the rest are twins."""
         idle, first = np.unique(owner, return_index=True)
-        asleep = self.rows[idle] == _NONE
+        asleep = self.ids[idle] == _NONE
         idle, first = idle[asleep], first[asleep]
-        self.rows[idle] = rows[first]
+        self.ids[idle] = ids[first]
         self.idle -= len(idle)
-        pairs = np.delete(np.stack([owner, rows], axis=1), first, axis=0)
+        pairs = np.delete(np.stack([owner, ids], axis=1), first, axis=0)
         twins = np.concatenate([self.twins, pairs])
         self.twins = twins[np.lexsort((twins[:, 1], twins[:, 0]))]
 
-    def remove(self, gone: NDArray[np.bool_]) -> None:
-        """Forget the rows of a (len(self),) mask and number the others anew."""
-        self.twins = self.twins[~gone[self.twins[:, 1]]]
-        lost = np.flatnonzero(self._stands_for(gone))  # objects whose own row goes
+    def remove(self, ids: Int64) -> None:
+        """Forget (m,) ids that are there."""
+        self.twins = self.twins[~np.isin(self.twins[:, 1], ids)]
+        lost = np.flatnonzero(np.isin(self.ids, ids))  # objects whose own id goes
         heirs = np.searchsorted(self.twins[:, 0], lost)  # the first twin of each, if it has one
         has = np.append(self.twins[:, 0], _NONE)[heirs] == lost
         heirs = heirs[has]
-        self.rows[lost] = _NONE
-        self.rows[lost[has]] = self.twins[heirs, 1]
+        self.ids[lost] = _NONE
+        self.ids[lost[has]] = self.twins[heirs, 1]
         self.twins = np.delete(self.twins, heirs, axis=0)
         self.idle += len(lost) - len(heirs)
-        before = np.append(np.cumsum(gone), 0)  # how many go before each row; none before _NONE
-        self.rows -= before[self.rows]
-        self.twins[:, 1] -= before[self.twins[:, 1]]
-
-    def _stands_for(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return which (objects,) have their row in a mask of rows."""
-        return np.append(mask, False)[self.rows]  # an idle object's -1 finds the False
 
     def expand(self, objects: Int64, sims: Float32, k: int) -> tuple[Int64, Float32]:
-        """Return k best rows of (m,) active objects and their similarities, ties by lower row."""
-        rows = self.rows[objects]
+        """Return k best ids of (m,) active objects and their similarities, ties by lower id."""
+        ids = self.ids[objects]
         if len(self.twins):
             low = np.searchsorted(self.twins[:, 0], objects, "left")
             high = np.minimum(np.searchsorted(self.twins[:, 0], objects, "right"), low + k)
             more = [self.twins[a:b, 1] for a, b in zip(low, high, strict=True)]
             sims = np.concatenate([sims, np.repeat(sims, high - low)])
-            rows = np.concatenate([rows, *more])
-        best = np.lexsort((rows, -sims))[:k]
-        return rows[best], sims[best]
+            ids = np.concatenate([ids, *more])
+        best = np.lexsort((ids, -sims))[:k]
+        return ids[best], sims[best]
 
     def pairs(self) -> tuple[Int64, Int64]:
-        """Return the object of each row, and the rows, both (len(self),), in the order of rows."""
-        active = np.flatnonzero(self.rows != _NONE)
+        """Return the object of each id, and the ids, both (len(self),), in the order of ids."""
+        active = np.flatnonzero(self.ids != _NONE)
         objects = np.concatenate([active, self.twins[:, 0]])
-        rows = np.concatenate([self.rows[active], self.twins[:, 1]])
-        order = np.argsort(rows)
-        return objects[order], rows[order]
+        ids = np.concatenate([self.ids[active], self.twins[:, 1]])
+        order = np.argsort(ids)
+        return objects[order], ids[order]
 
     def write(self, folder: Path) -> None:
         """Write the table into a folder that is there."""
@@ -136,4 +129,4 @@ class RowTable:
         """Read what write wrote. Raises OSError or ValueError."""
         for name, file in _FILES.items():
             setattr(self, name, np.load(folder / file, allow_pickle=False))
-        self.idle = int((self.rows == _NONE).sum())
+        self.idle = int((self.ids == _NONE).sum())
