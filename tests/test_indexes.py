@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from tests.colours import Colours, about, draw, settings
+from vesearch import pipeline
+from vesearch.care import compact
+from vesearch.care.repair import verify
 from vesearch.errors import (
     MissingPackageError,
     StoreDamagedError,
@@ -18,10 +23,12 @@ from vesearch.errors import (
     VesearchError,
 )
 from vesearch.indexes import INDEXES, Index, tuning
-from vesearch.indexes.exact import top_k
+from vesearch.indexes.exact import ExactIndex, top_k
 from vesearch.indexes.folder import MANIFEST
 from vesearch.indexes.ngt import EXACT_BELOW, NgtIndex
+from vesearch.job import Job
 from vesearch.records import Float32, Int64
+from vesearch.search import Searcher
 from vesearch.system.quiet import quiet
 
 GRAPH = EXACT_BELOW + 500  # enough vectors for a real graph
@@ -71,6 +78,45 @@ def written(folder: Path) -> set[tuple[str, int, int]]:
     return {(p.name, p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir()}
 
 
+class Elsewhere(ExactIndex):
+    """An index in a server, a dictionary here: its folder holds only what leads to it."""
+
+    SERVER: ClassVar[dict[str, tuple[Int64, Float32]]] = {}
+
+    def write(self, folder: Path) -> None:
+        name = secrets.token_hex(8)
+        self.SERVER[name] = (self.ids.copy(), self.vectors.copy())
+        (folder / "name").write_text(name)
+
+    def read(self, folder: Path) -> None:
+        self._ids, vectors = self.SERVER[(folder / "name").read_text()]
+        self._parts = [vectors] if len(vectors) else []
+
+    @classmethod
+    def discard(cls, place: Path) -> None:
+        cls.SERVER.pop((place / "name").read_text(), None)
+
+
+def test_what_an_index_keeps_elsewhere_goes_with_its_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the life of a collection: two builds at most, and none once nothing is left."""
+    monkeypatch.setitem(INDEXES._entries, "elsewhere", ("tests.test_indexes:Elsewhere", "in tests"))
+    monkeypatch.setattr(Job, "embedder", Colours())
+    monkeypatch.setattr(Elsewhere, "SERVER", {})
+    config = settings(tmp_path / "store", "index.backend=elsewhere")
+    for turn in range(4):
+        draw(tmp_path / "photos" / f"{turn}.png", turn)
+        pipeline.ingest(config, [tmp_path / "photos"])
+        summary = pipeline.run_stages(config, ("fit-pca", "build-ngt"), (), refit=turn == 3)
+        assert summary.built in ("built", "updated") and len(Elsewhere.SERVER) <= 2
+        found = Searcher(config).answer(about(tmp_path / "photos" / "0.png", include_self=True))
+        assert len(found.matches) == turn + 1
+    compact.compact_store(Job(config))
+    assert len(Elsewhere.SERVER) == 1
+    assert not verify(Job(config)).found
+
+
 @every_index
 @every_size
 def test_finds_what_brute_force_finds(name: str, n: int) -> None:
@@ -110,6 +156,18 @@ def test_few_vectors(name: str, n: int, tmp_path: Path) -> None:
         rows, sims = one.search(queries, 5)
         assert rows.shape == sims.shape == (3, min(5, n))
         np.testing.assert_array_equal(rows, brute_force(vectors, queries, 5)[0])
+
+
+@every_index
+@pytest.mark.parametrize("noise", [1e-4, 1e-2])
+def test_recall_holds_where_everything_is_there_ten_times(name: str, noise: float) -> None:
+    """As of bursts and resized copies; a graph that was tuned on copies found 0.77 of them."""
+    rng = np.random.default_rng(5)
+    copies = np.repeat(clustered(1500, dim=64), 10, axis=0)
+    vectors = unit(copies + noise * rng.standard_normal(copies.shape))
+    queries = clustered(400, dim=64, seed=1)
+    _, sims = built(name, vectors[rng.permutation(len(vectors))]).search(queries, 10)
+    assert (sims >= brute_force(vectors, queries, 10)[1][:, -1:] - 1e-6).mean() > 0.93
 
 
 @every_index

@@ -128,7 +128,7 @@ def _mend_index(job: Job, kinds: set[str]) -> None:
         project.project_pending(job)
         build_index.update_index(job)
     except StoreMissingError:  # no entities are left
-        remove(job.store.path / "index")
+        builds.drop_all(job.store)
 
 
 def _mend_log(store: Store, shard: int, fingerprint: str) -> None:

@@ -15,7 +15,7 @@ from vesearch.indexes.exact import ExactIndex, check_ids, check_lengths, check_u
 from vesearch.indexes.folder import REBUILD, commit, damaged, read_manifest
 from vesearch.indexes.native import cores, foreign, installed, redirect, scratch
 from vesearch.indexes.objects import Keys, ObjectTable, vector_keys
-from vesearch.indexes.tuning import SAMPLE_AT_LEAST, hold_out, narrowest
+from vesearch.indexes.tuning import COPY, SAMPLE_AT_LEAST, hold_out, narrowest, with_copies
 from vesearch.records import Float32, Int64
 
 log = logging.getLogger(__name__)
@@ -210,7 +210,9 @@ class NgtIndex:
         order = np.random.default_rng(0).permutation(len(vectors))
         strangers = order[~np.isin(keys[order], self._table.keys)]  # the graph may know some
         due = self._is_outgrown(len(strangers))
-        held_out = hold_out(strangers, to_a_new_graph=is_new) if due else strangers[:0]
+        queries = held_out = hold_out(strangers, to_a_new_graph=is_new) if due else strangers[:0]
+        if is_new and len(queries):
+            queries, held_out = with_copies(vectors, queries)
         present = order[~np.isin(order, held_out)]
         self._insert(ids, vectors, keys, present)
         if not len(held_out):
@@ -218,13 +220,17 @@ class NgtIndex:
         parts = (present[i : i + _BLOCK] for i in range(0, len(present), _BLOCK))
         # reading them back takes 10 times as long
         given = ((ids[part], vectors[part]) for part in parts)
-        self._tune(vectors[held_out], given if is_new else self.blocks())
+        self._tune(vectors[queries], given if is_new else self.blocks())
         self._insert(ids, vectors, keys, held_out)
 
     def _tune(self, queries: Float32, blocks: Iterable[tuple[Int64, Float32]]) -> None:
         """Tune against all (ids, vectors) blocks."""
         k = min(self.k, len(self))
-        worst = top_k(queries, blocks, k)[1][:, -1:]
+        best = top_k(queries, blocks, k)[1]
+        strangers = best[:, 0] < COPY
+        if strangers.sum() >= SAMPLE_AT_LEAST:  # else there are none: all is there several times
+            queries, best = queries[strangers], best[strangers]
+        worst = best[:, -1:]
         epsilon, measured = narrowest(lambda e: self._nearest(queries, k, e)[1], worst, self.recall)
         if measured < self.recall:
             log.warning("ngt: recall@%d is %.3f at best, not %g", k, measured, self.recall)

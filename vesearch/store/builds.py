@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
+from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError, UnknownNameError
 from vesearch.indexes import INDEXES, Index
 from vesearch.indexes.folder import read_manifest
 from vesearch.indexes.objects import Keys
@@ -100,11 +100,12 @@ def commit(store: Store, build: Build) -> None:
     try:
         for other in _builds(home):
             if int(other.name) > int(before or 0):
-                remove(other)  # the rest of one that was killed
+                _discard(other)  # the rest of one that was killed
+        # the facts first: they say whose index it is, should this be killed and cleared away
+        write_json(folder / "build.json", {"format": FORMAT, **build.facts})
         build.index.save(folder / "backend")
         store.write_file(folder / "entities.h5", columns, build.facts["made_of"])
         projections.copy(store, projections.path_of(store), folder / "projection.h5")
-        write_json(folder / "build.json", {"format": FORMAT, **build.facts})
         write_text(home / "current", f"{folder.name} {_crc(folder.name)}\n")
         drop_old_builds(store, but=before)  # queries may be just opening that one
     except OSError as err:
@@ -112,7 +113,7 @@ def commit(store: Store, build: Build) -> None:
     finally:
         if _name_of_current(store) != folder.name:  # on a full disk every byte is wanted
             with contextlib.suppress(OSError):
-                remove(folder)
+                _discard(folder)
 
 
 def note(store: Store, facts: dict[str, Any]) -> None:
@@ -129,7 +130,21 @@ def drop_old_builds(store: Store, *, but: str | None = None) -> None:
     used = _name_of_current(store)
     for build in _builds(store.path / "index"):
         if used is not None and build.name not in (used, but):
-            remove(build)
+            _discard(build)
+
+
+def drop_all(store: Store) -> None:
+    """Remove every build, and what any of them keeps elsewhere."""
+    for build in _builds(store.path / "index"):
+        _discard(build)
+    remove(store.path / "index")
+
+
+def _discard(folder: Path) -> None:
+    """Remove a build, and what its index keeps elsewhere as far as the build can tell."""
+    with contextlib.suppress(StoreError, UnknownNameError):
+        INDEXES.load(_facts(folder)["backend"]).discard(folder / "backend")
+    remove(folder)
 
 
 def _builds(home: Path) -> list[Path]:
