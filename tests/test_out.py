@@ -122,6 +122,14 @@ def test_a_photo_that_is_only_asked_about_is_not_drawn_over(
     assert _everything(tmp_path) == before
 
 
+def test_no_file_of_the_store_is_drawn_over(collection: Path) -> None:
+    before = _everything(collection)
+    for out in ("store/store.json", "store/images/000000.h5", "store", "store/images"):
+        done = run("query", _itself(collection), "--out", collection / out, "--force")
+        assert done.exit_code == 1 and "is a file of the store" in done.stderr, done.output
+    assert _everything(collection) == before
+
+
 def test_a_file_of_somebody_else_needs_force(tmp_path: Path, collection: Path) -> None:
     out = tmp_path / "thesis.png"
     Image.new("RGB", (9, 9)).save(out)

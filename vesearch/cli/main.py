@@ -224,7 +224,6 @@ def query(
     if entity is not None and entity_id is not None:
         raise click.UsageError("--entity goes with images, --id without")
     from vesearch.cli import report
-    from vesearch.drawing import answers, picture
     from vesearch.question import Numbered, Question, Stored, Where
     from vesearch.search import Searcher
 
@@ -236,7 +235,11 @@ def query(
     elif entity is not None:
         asked = [Numbered(image, entity) for image in images]
     outs = [out and _numbered(out, number, len(asked)) for number in range(1, len(asked) + 1)]
-    picture.check_targets(filter(None, outs), asked=images, store=searcher.job.store, force=force)
+    if out is not None:
+        from vesearch.drawing import answers, picture  # drawing takes long to import
+
+        targets = filter(None, outs)
+        picture.check_targets(targets, asked=images, store=searcher.job.store, force=force)
     for example, target in zip(asked, outs, strict=True):
         try:
             if isinstance(example, Path):

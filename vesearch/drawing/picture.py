@@ -27,12 +27,14 @@ def check_targets(
     """Raise VesearchError unless a picture may be written to each path.
 
     Written over is only what this project has drawn, with force any other file too; but never a
-    photo of the store's collection, nor one of those that were asked about.
+    photo of the store's collection, a file of the store, or a photo that was asked about.
     """
     for target in targets:
         if not os.path.lexists(target):
             continue
         name = printable(str(target))
+        if target.resolve().is_relative_to(store.path.resolve()):
+            raise VesearchError(f"{name} is a file of the store: name another --out")
         if any(_is_same(target, path) for path in asked):
             raise VesearchError(f"{name} is the photo that was asked about: name another --out")
         if store.exists() and _is_in(store, target):

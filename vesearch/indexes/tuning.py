@@ -55,7 +55,7 @@ def _alike(vectors: Float32, chosen: Int64) -> Iterator[tuple[Int64, Bool]]:
 def narrowest(
     search: Callable[[float], Float32], worst: Float32, wanted: float
 ) -> tuple[float, float]:
-    """Return the smallest epsilon that surely reaches the wanted recall, or the last, and its recall.
+    """Return the smallest epsilon that surely reaches the recall, or the last, and its recall.
 
     Surely: by a standard error of the mean over the queries. The first of many that reaches it on a
     sample otherwise tends to be one that was lucky there.
