@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test golden torture lint format bench clean
+.PHONY: help demo test golden torture lint format bench bench-scale clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 # the stamp is touched last: an interrupted set-up starts over
 $(VENV)/stamp: setup.cfg pyproject.toml
@@ -49,6 +49,9 @@ $(VENV)/bench: $(VENV)/stamp
 
 bench: $(VENV)/bench  ## measure the speed; PHOTOS=folder for your own 300 photos or more
 	$(BIN)/python benchmarks/speed.py $(if $(PHOTOS),--photos $(PHOTOS))
+
+bench-scale: $(VENV)/stamp  ## measure what a large collection costs; PHOTOS="10000 1000000" for other sizes
+	$(BIN)/python benchmarks/scale.py $(if $(PHOTOS),--photos $(PHOTOS))
 
 clean:  ## remove what the other targets made, .venv too
 	rm -rf $(VENV) build result.png *.egg-info .mypy_cache .ruff_cache .pytest_cache

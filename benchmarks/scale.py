@@ -1,0 +1,202 @@
+"""Measure what a question and each command cost as a collection grows, without its models.
+
+.venv/bin/python benchmarks/scale.py                              10,000 photos beside 100,000
+.venv/bin/python benchmarks/scale.py --photos 10000 1000000       as large as you have an hour for
+
+The stores are made up, seven entities a photo, but written by the store's own code; the embeddings
+have 32 dimensions, and the index is `exact`. Each figure is that of a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from vesearch import projection
+from vesearch.config import Config, load_config
+from vesearch.job import Job
+from vesearch.pipeline import run_stages
+from vesearch.projection import normalised
+from vesearch.stages.fit_pca import fingerprint_now
+from vesearch.store import projections
+from vesearch.store.log import LogRow, image_rows
+from vesearch.store.rows import STRIDE, CropRows, EmbeddingRows, EntityRows
+
+ENTITIES, DIM, SHARD = 7, 32, 256
+SIDE = 100  # px of every made-up photo
+_ENTRY = "from vesearch.cli.main import main; main()"
+_QUESTION = """
+import json, sys, time
+from pathlib import Path
+from vesearch.config import load_config
+from vesearch.question import Question, Stored
+from vesearch.search import Searcher
+searcher, ids = Searcher(load_config(overrides=json.loads(sys.argv[1]))), json.loads(sys.argv[2])
+times = [time.perf_counter()]
+snapshot = searcher._snapshots.current()
+times.append(time.perf_counter())
+snapshot.build
+times.append(time.perf_counter())
+for entity_id in ids:
+    searcher.answer(Question((Stored(entity_id),)))
+    times.append(time.perf_counter())
+print(json.dumps([b - a for a, b in zip(times, times[1:])]))
+"""
+
+
+def settings(place: Path) -> list[str]:
+    """Return the settings of a made-up store."""
+    given = ["detect.detector=whole", "index.backend=exact", "run.device=cpu"]
+    return [*given, f"projection.dim={DIM}", f"run.store={place / 'store'}"]
+
+
+def make(place: Path, photos: int) -> Config:
+    """Write a store of so many photos that are nowhere, and index it."""
+    config = load_config(overrides=settings(place))
+    job, rng = Job(config), np.random.default_rng(0)
+    centres = rng.standard_normal((500, DIM))
+    with job.store.lock():
+        job.open_for_writing()
+        for shard, start in enumerate(range(0, photos, SHARD)):
+            count = min(SHARD, photos - start)
+            write_shard(job, shard, count, centres, rng)
+        sample = normalised(rng.standard_normal((2000, DIM)).astype(np.float32))
+        fitted, n = projection.fit(sample, dim=DIM), photos * ENTITIES
+        projections.save(job.store, fitted, fitted_on=n, fingerprint=fingerprint_now(job))
+    run_stages(config, ("build-ngt",), ())
+    return config
+
+
+def write_shard(
+    job: Job, shard: int, count: int, centres: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Write the tables of one shard of so many photos."""
+    ids, n = shard * STRIDE + np.arange(count), count * ENTITIES
+    rows = [
+        LogRow(
+            path=f"/made/up/{shard:06d}/{i:06d}.jpg".encode(),
+            status="ok",
+            image_id=int(ids[i]),
+            size=1,
+            mtime_ns=1,
+            width=SIDE,
+            height=SIDE,
+            digest=f"{ids[i]:032x}",
+        )
+        for i in range(count)
+    ]
+    sizes = np.full((count, 2), SIDE)
+    corners = rng.uniform(0, SIDE / 2, (n, 2))
+    entities = EntityRows(
+        image_ids=ids,
+        image_sizes_hw=sizes,
+        mask_sizes_hw=sizes,
+        counts=np.full(count, ENTITIES),
+        image_statuses=("ok",) * count,
+        image_errors=(None,) * count,
+        boxes_xyxy=np.concatenate([corners, corners + SIDE / 4], axis=1).astype(np.float32),
+        areas=np.full(n, SIDE, np.float32),
+        scores=rng.uniform(0, 1, n).astype(np.float32),
+        peaks_xy=(corners + SIDE / 8).astype(np.float32),
+        masks=tuple(b"mask" + bytes(rng.integers(48, 90, 40).tolist()) for _ in range(n)),
+        labels=(None,) * n,
+        is_stuff=np.zeros(n, bool),
+    )
+    embeddings = centres[rng.integers(len(centres), size=n)] + rng.standard_normal((n, DIM))
+    tables = (entities, CropRows((b"\xff\xd8",) * n), EmbeddingRows(embeddings.astype(np.float16)))
+    job.store.write(shard, image_rows(rows), job.fingerprints["images"])
+    for table in tables:
+        job.store.write(shard, table, job.fingerprints[table.KIND])
+
+
+def command(place: Path, *arguments: str) -> tuple[float, float]:
+    """Run a command in a process of its own; return its seconds, and its peak memory in MB."""
+    given = [part for setting in settings(place) for part in ("--set", setting)]
+    given += ["--store", str(place / "store")]
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED.format(entry=_ENTRY), *arguments, *given],
+        capture_output=True,
+        text=True,
+    )
+    took = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(f"{arguments}: {done.stderr}")
+    return took, int(done.stderr.split()[-1]) / 1e3
+
+
+# not ru_maxrss: that counts what the parent had when it forked
+_MEASURED = """
+import atexit, sys
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    print([line.split()[1] for line in lines if line.startswith("VmHWM")][0], file=sys.stderr)
+atexit.register(peak)
+{entry}
+"""
+
+
+def question(place: Path, photos: int) -> dict[str, str]:
+    """Return what opening a store takes, and a first and a later question."""
+    rng = np.random.default_rng(1)
+    images = [divmod(int(i), SHARD) for i in rng.integers(0, photos, 20)]
+    ids = [(shard * STRIDE + row) * 1000 for shard, row in images]
+    code = _MEASURED.format(entry=_QUESTION)
+    script = [sys.executable, "-c", code, json.dumps(settings(place)), json.dumps(ids)]
+    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    opened, index, first, *later = json.loads(done.stdout)
+    return {
+        "open the store": f"{opened * 1e3:,.0f} ms",
+        "open the index (exact)": f"{index * 1e3:,.0f} ms",
+        "the first question": f"{first * 1e3:,.0f} ms",
+        "a later question": f"{np.median(later) * 1e3:,.0f} ms",
+        "peak memory of all that": f"{int(done.stderr.split()[-1]) / 1e3:,.0f} MB",
+    }
+
+
+def measure(photos: int) -> dict[str, str]:
+    """Return what everything costs on a store of so many photos."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        began = time.perf_counter()
+        make(place, photos)
+        print(f"{photos:,} photos: made in {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        figures = question(place, photos)
+        commands = {
+            "status": ("status",),
+            "build-index, nothing to do": ("build-index",),
+            "remove one photo": ("remove", "/made/up/000000/000003.jpg"),
+            "build-index after that": ("build-index",),
+            "compact": ("compact",),
+            "verify": ("verify",),
+        }
+        for name, arguments in commands.items():
+            took, memory = command(place, *arguments)
+            figures[name] = f"{took:,.1f} s, {memory:,.0f} MB"
+        return figures
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--photos", type=int, nargs="+", default=[10_000, 100_000])
+    options = parser.parse_args()
+    columns = [measure(photos) for photos in options.photos]
+    heads = [f"{photos:,} photos" for photos in options.photos]
+    print(f"| what | {' | '.join(heads)} |")
+    print(f"|---|{'---:|' * len(heads)}")
+    for name in columns[0]:
+        print(f"| {name} | {' | '.join(column[name] for column in columns)} |")
+
+
+if __name__ == "__main__":
+    main()
