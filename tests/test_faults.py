@@ -132,7 +132,7 @@ KINDS = (
     *("crops/000001.h5", "embeddings/000001.h5", "vectors/000001.h5", "projection.h5"),
     *("index/current", "index/000002/build.json", "index/000002/entities.h5"),
     *("index/000002/projection.h5", "index/000002/backend/index.json"),
-    "index/000002/backend/vectors.npy",
+    *("index/000002/backend/ids.npy", "index/000002/backend/vectors.npy"),
 )
 
 
@@ -361,7 +361,7 @@ def test_a_graph_that_did_not_fit_on_the_disk_is_never_taken_for_one(
     vectors = rng.standard_normal((2500, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     index = NgtIndex()
-    index.build(vectors)
+    index.build(np.arange(2500), vectors)
     with small_disk(tmp_path / "disk", f"size={kib}k") as remount:
         folder = tmp_path / "disk" / "index"
         with pytest.raises((OSError, VesearchError)):
@@ -370,7 +370,7 @@ def test_a_graph_that_did_not_fit_on_the_disk_is_never_taken_for_one(
         remount("size=8m")
         index.save(folder)
         again = NgtIndex()
-        again.load(folder)
+        again.open(folder)
         found = again.search(vectors[:50], 1)[0][:, 0]
         assert (found == np.arange(50)).mean() > 0.9
 
