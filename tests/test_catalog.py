@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,4 +107,36 @@ def test_a_damaged_copy_costs_nothing(store: Store) -> None:
     folded = Catalog.of(store)
     folded.keep(store)
     (store.path / "catalog.h5").write_bytes(b"not HDF5")
+    assert _same(Catalog.of(store), folded)
+
+
+def test_a_kept_catalog_goes_on_like_one_that_was_folded(store: Store) -> None:
+    _fill(store)
+    folded = Catalog.of(store)
+    folded.keep(store)
+    kept = Catalog.of(store)
+    later = (b"e", 2 * STRIDE, "E", "ok"), (b"a", -1, None, "removed"), (b"f", 0, "A", "duplicate")
+    _log(store, 2, *later)
+    for catalog in (folded, kept):
+        catalog.paths_of(0)  # what is made of the places when asked for must follow them
+        catalog.are_live(np.array([0]))
+        catalog.extend(2, store.read(ImageRows, 2))
+    assert list(kept.places.items()) == list(folded.places.items())
+    assert [kept.paths_of(0), kept.paths_of(STRIDE)] == [[b"b", b"d", b"f"], []]
+    live = {0: ["b", "d", "f"], STRIDE + 1: ["c"], 2 * STRIDE: ["e"]}
+    assert kept.paths_by_image() == live and kept.paths_by_image().count() == 5
+    assert STRIDE not in kept.paths_by_image() and len(kept.paths_by_image()) == 3
+    assert kept.are_live(np.array([STRIDE, 2 * STRIDE])).tolist() == [False, True]
+    assert kept.places.known() == [b"b", b"c", b"d", b"e", b"f"]
+    assert [kept.lives_in(shard) for shard in (0, 1, 2, 3)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("numbers", [np.zeros((1, 3), np.int64), np.zeros((4, 2), np.int64)])
+def test_a_copy_that_nobody_here_wrote_is_not_used(store: Store, numbers: Any) -> None:
+    _fill(store)
+    folded = Catalog.of(store)
+    folded.keep(store)
+    path = store.path / "catalog.h5"
+    columns = ("shards", "paths", "statuses", "errors", "digests", "digest_ids")
+    store.write_file(path, {**store.read_file(path, columns), "numbers": numbers}, "")
     assert _same(Catalog.of(store), folded)

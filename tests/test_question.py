@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +248,57 @@ def test_a_searcher_is_opened_once_while_nothing_changes(
         monkeypatch.setattr(Store, folder, lambda *_, **__: listed.append("table"))
     seen = searcher._snapshots.current()
     assert seen is searcher._snapshots.current() and not listed
+
+
+def test_other_settings_are_noticed_by_a_searcher_that_is_held_open(
+    photos: Path, config: Config
+) -> None:
+    searcher, store = Searcher(config), Store(Path(config.run.store))
+    searcher.answer(about(photos / "a.png"))
+    store.remember(store.settings() | {"images.max_side": 77})
+    with pytest.raises(StoreMismatchError, match=r"images\.max_side"):
+        searcher.answer(about(photos / "a.png"))
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """The files that are opened, and the folders that are listed."""
+    seen: list[str] = []
+    _listeners.append(seen)
+    yield seen
+    _listeners.remove(seen)
+
+
+_listeners: list[list[str]] = []
+
+
+def _hear(event: str, given: tuple[Any, ...]) -> None:
+    if event in ("open", "os.listdir", "os.scandir"):
+        for seen in _listeners:
+            seen.append(str(given[0]))
+
+
+sys.addaudithook(_hear)  # cannot be taken back; without listeners it does nothing
+
+
+def test_a_question_lists_no_folder_and_opens_what_it_is_about(
+    photos: Path, config: Config, no_model: None, opened: list[str]
+) -> None:
+    """What one costs must not grow with the collection."""
+    searcher, store = Searcher(config), Path(config.run.store)
+
+    def cost(name: str) -> list[str]:
+        opened.clear()
+        searcher.answer(about(photos / name))
+        found = [Path(path) for path in opened if str(store) in path]
+        return [str(path.relative_to(store)) for path in found]
+
+    cost("a.png")
+    tables = [f"{kind}/00000{{}}.h5" for kind in ("entities", "embeddings")]
+    assert set(cost("a.png")) == {"generation", *(table.format(0) for table in tables)}
+    first = cost("g.png")
+    assert set(first) == {"generation", *(table.format(2) for table in tables)}
+    assert len(first) <= 5  # the end of each table, and all of it
 
 
 def test_a_writer_that_died_in_the_middle_is_noticed(photos: Path, config: Config) -> None:

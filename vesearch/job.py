@@ -92,7 +92,7 @@ class Job:
     @property
     def _embedded_with(self) -> dict[str, Any] | None:
         """What the store was made with; None where it has no embeddings, or does not tell."""
-        if not self.store.shards(EmbeddingRows.KIND):
+        if not self.store.has_any(EmbeddingRows.KIND):
             return None
         try:
             return self.store.settings()
@@ -119,7 +119,7 @@ class Job:
 
     def open_for_writing(self) -> None:
         """Create the store or check its settings; call it with the lock held."""
-        if self.store.exists() or self.store.shards(ImageRows.KIND):
+        if self.store.exists() or self.store.has_any(ImageRows.KIND):
             self.open_for_reading()
         self.store.remember(self.settings() | self.places())
 
@@ -178,7 +178,7 @@ def _fingerprints(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def _binds(store: Store, key: str) -> bool:
     """Return whether there is a table that was made with this setting; until then it may change."""
-    return bool(store.shards(_TABLES.get(key.partition(".")[0], "images")))
+    return store.has_any(_TABLES.get(key.partition(".")[0], "images"))
 
 
 def _given(**options: str) -> dict[str, str]:

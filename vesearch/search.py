@@ -19,8 +19,8 @@ from vesearch.job import Job
 from vesearch.photos.files import digest_of, read_bytes
 from vesearch.projection import normalised
 from vesearch.question import Answer, Example, Numbered, Photo, Question, Seen, Stored, Where
-from vesearch.records import Entities, Float32, Frame, Int64, Match
-from vesearch.store.rows import RANKS, STRIDE, EntityRows
+from vesearch.records import Float32, Frame, Int64, Match
+from vesearch.store.rows import RANKS, EntityRows
 from vesearch.store.snapshot import Snapshot, Snapshots
 
 
@@ -32,14 +32,13 @@ class Searcher:
 
     def __init__(self, config: Config) -> None:
         self.job = Job(config)
-        self._snapshots = Snapshots(self.job.store)
+        self._snapshots = Snapshots(self.job.store, self._made_with)
         self._models = threading.Lock()
 
     def look(self, photo: Photo) -> Answer:
         """Return a photo's entities; there need be no store. Raises VesearchError."""
         clock = _Clock()
         try:
-            self.job.open_without_models()
             snapshot = self._snapshots.current()
         except StoreError:  # of other settings than these, say: then nothing in it is known
             snapshot = None
@@ -52,7 +51,6 @@ class Searcher:
         StoreError where the store cannot be searched.
         """
         clock = _Clock()
-        self.job.open_without_models()
         snapshot = self._snapshots.current()
         _ = snapshot.build  # says what is missing before a photo costs any time
         positives = [self._shown(example, snapshot, clock) for example in question.positives]
@@ -97,7 +95,8 @@ class Searcher:
         name = str(photo) if isinstance(photo, Path) else ""
         image_id = None if snapshot is None else self._image_of(photo, snapshot)
         if snapshot is not None and image_id is not None:
-            entities = self._stored_entities(image_id, snapshot)
+            up_to_date = snapshot.is_up_to_date(EntityRows.KIND, image_id)
+            entities = snapshot.entities_of(image_id) if up_to_date else None
             if entities is not None:
                 height, width = entities.size_hw
                 return Seen(name, width, height, entities, image_id)
@@ -125,20 +124,11 @@ class Searcher:
         assert isinstance(data, bytes)
         return catalog.by_digest.get(digest_of(data))
 
-    def _stored_entities(self, image_id: int, snapshot: Snapshot) -> Entities | None:
-        """Return an image's entities as the store has them; None where they are not up to date."""
-        fingerprint = self.job.recorded_fingerprints()[EntityRows.KIND]
-        shard = image_id // STRIDE
-        if not self.job.store.is_done(EntityRows.KIND, shard, fingerprint):
-            return None
-        return snapshot.entities_of(image_id)
-
     def _embedding(self, seen: Seen, number: int, snapshot: Snapshot) -> Float32:
         """Return the (1, dim) embedding of a photo's entity: the store's, or else made now."""
         if seen.image_id is not None and seen.frame is None:
             ids = np.array([seen.image_id * RANKS + number - 1], np.int64)
-            fingerprint = self.job.recorded_fingerprints()["embeddings"]
-            stored = snapshot.embeddings_of(ids, fingerprint)
+            stored = snapshot.embeddings_of(ids)
             if stored is not None and stored.any():
                 return stored
         self.job.open_for_reading()
@@ -146,6 +136,11 @@ class Searcher:
         box = seen.entities.boxes_xyxy[[number - 1]]
         with self._models:
             return embed_boxes(self.job.embedder, frame, box, self.job.config.crop)
+
+    def _made_with(self) -> dict[str, str]:
+        """Return the fingerprints of the store's tables; refuse a store of other settings."""
+        self.job.open_without_models()
+        return self.job.recorded_fingerprints()
 
     def _decoded(self, photo: Photo) -> Frame:
         decoders = self.job.decoders

@@ -188,7 +188,7 @@ def _check_catalog(store: Store) -> Iterator[Problem]:
     except StoreMissingError:
         return
     except StoreError as err:
-        if store.shards(ImageRows.KIND) and str(path) in str(err):
+        if store.has_any(ImageRows.KIND) and str(path) in str(err):
             yield Problem(path, reason(err, path), "catalog")
         return  # else a shard of the log is damaged, and was named
     if store.shards(ImageRows.KIND) != shards:

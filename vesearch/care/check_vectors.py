@@ -34,7 +34,7 @@ def _check_projection(job: Job) -> Iterator[Problem]:
         upstream = job.recorded_fingerprints()["embeddings"]
         fingerprint = projections.vectors_fingerprint(projection, upstream)
     except StoreMissingError:
-        if store.shards(VectorRows.KIND):
+        if store.has_any(VectorRows.KIND):
             yield Problem(path, "is missing", "projection")
         return
     except (StoreError, ValueError) as err:

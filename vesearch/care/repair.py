@@ -51,7 +51,7 @@ class Verified:
 
 def verify(job: Job, *, repair: bool = False) -> Verified:
     """Check a store and, where asked, repair it. Raises StoreMissingError where there is none."""
-    if not any(job.store.shards(table.KIND) for table in TABLES):
+    if not any(job.store.has_any(table.KIND) for table in TABLES):
         job.store.settings()
     found = left = tuple(find_problems(job))
     files = sum(1 for path in job.store.path.rglob("*") if path.is_file())

@@ -51,7 +51,7 @@ def status_of(job: Job) -> Status:
     return Status(
         store=str(job.store.path),
         images=len(live),
-        paths=sum(map(len, live.values())),
+        paths=live.count(),
         entities=entities,
         skipped=skipped,
         stages=_stages(job),

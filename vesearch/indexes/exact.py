@@ -53,7 +53,11 @@ def check_ids(ids: Int64, known: Int64, *, there: bool) -> Int64:
     values, times = np.unique(ids, return_counts=True)
     if (times > 1).any():
         raise ValueError(f"id {values[np.argmax(times > 1)]} is named twice")
-    wrong = ids[np.isin(ids, known) != there]
+    present = np.zeros(len(values), bool)
+    if len(values):  # what is known may be millions, and is not sorted
+        at = np.minimum(np.searchsorted(values, known), len(values) - 1)
+        present[at[values[at] == known]] = True
+    wrong = values[present != there]
     if len(wrong):
         raise ValueError(f"id {wrong[0]} is {'not there' if there else 'there already'}")
     return ids

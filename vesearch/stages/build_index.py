@@ -115,14 +115,13 @@ class _Changes:
 
 def _changes(old: Build, wanted: Gathered) -> _Changes:
     """Compare an index with what it should hold, by entity and by vector."""
-    pairs = np.dtype([("id", np.int64), ("key", np.uint64)])
-    have, want = np.empty(len(old.entity_ids), pairs), np.empty(len(wanted), pairs)
-    have["id"], have["key"] = old.entity_ids, old.keys
-    want["id"], want["key"] = wanted.entity_ids, wanted.keys
-    return _Changes(
-        old.entity_ids[~np.isin(have, want)],
-        np.flatnonzero(~np.isin(want, have)),
-    )
+    order = np.argsort(old.entity_ids, kind="stable")
+    have = old.entity_ids[order]
+    at = np.minimum(np.searchsorted(have, wanted.entity_ids), len(have) - 1)
+    same = (have[at] == wanted.entity_ids) & (old.keys[order[at]] == wanted.keys)
+    stays = np.zeros(len(have), bool)
+    stays[order[at[same]]] = True
+    return _Changes(old.entity_ids[~stays], np.flatnonzero(~same))
 
 
 def _change(index: Index, changes: _Changes, wanted: Gathered) -> None:

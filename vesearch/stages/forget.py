@@ -60,7 +60,7 @@ def matching(patterns: Sequence[str], catalog: Catalog) -> list[bytes]:
 
     Raises VesearchError for a pattern that names none.
     """
-    known = [p for p, place in catalog.places.items() if place.status != "removed"]
+    known = catalog.places.known()
     named: set[bytes] = set()
     for pattern in patterns:
         own = _named(os.path.abspath(pattern), known)
@@ -72,8 +72,8 @@ def matching(patterns: Sequence[str], catalog: Catalog) -> list[bytes]:
 
 def _below(folders: Sequence[Path], catalog: Catalog) -> Iterator[bytes]:
     roots = [os.fsencode(os.path.abspath(folder)) for folder in folders]
-    for path, place in catalog.places.items():
-        if place.status != "removed" and any(_is_below(path, root) for root in roots):
+    for path in catalog.places.known():
+        if any(_is_below(path, root) for root in roots):
             yield path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
 from vesearch.records import Bool, Int64
-from vesearch.store.rows import STRIDE, ImageRows, ImageStatus
+from vesearch.store.rows import STRIDE, ImageRows, ImageStatus, Texts
 from vesearch.store.shards import Store
 from vesearch.system.files import remove
 
@@ -35,12 +35,90 @@ class Place:
         return self.size, self.mtime_ns
 
 
+class Places(MutableMapping[bytes, Place]):
+    """The last row of each path, in the order that the paths were added.
+
+    What was kept of an earlier folding stays columns, (n, 3) numbers among them: a million objects
+    would take seconds to make, and most are never asked for.
+    """
+
+    def __init__(
+        self, paths: Sequence[bytes], numbers: Int64, statuses: Texts, errors: Texts
+    ) -> None:
+        self._rows: dict[bytes, int | Place] = dict(zip(paths, range(len(paths)), strict=True))
+        self._numbers, self._statuses, self._errors = numbers, statuses, errors
+
+    def __getitem__(self, path: bytes) -> Place:
+        return self._place(self._rows[path])
+
+    def __setitem__(self, path: bytes, place: Place) -> None:
+        self._rows[path] = place
+
+    def __delitem__(self, path: bytes) -> None:
+        del self._rows[path]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._rows)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._rows
+
+    def image_ids(self) -> Int64:
+        """Return the (n,) image ids in the order of the paths, -1 where there is none."""
+        kept = self._numbers[:, 0].tolist()
+        rows = self._rows.values()
+        ids = (kept[row] if isinstance(row, int) else row.image_id for row in rows)
+        return np.fromiter(ids, np.int64, len(self._rows))
+
+    def known(self) -> list[bytes]:
+        """Return the paths that were not removed from the collection."""
+        return [path for path, row in self._rows.items() if self._status(row) != "removed"]
+
+    def _place(self, row: int | Place) -> Place:
+        if not isinstance(row, int):
+            return row
+        image_id, size, mtime_ns = self._numbers[row].tolist()
+        return Place(image_id, size, mtime_ns, self._status(row), self._errors[row])
+
+    def _status(self, row: int | Place) -> ImageStatus:
+        return cast(ImageStatus, self._statuses[row]) if isinstance(row, int) else row.status
+
+
+class ImagePaths(Mapping[int, list[str]]):
+    """The paths of each live image, in the order they were added, as they are when it is made."""
+
+    def __init__(self, places: Places) -> None:
+        ids, self._paths = places.image_ids(), list(places)
+        order = np.argsort(ids, kind="stable")
+        self._order = order[np.searchsorted(ids[order], 0) :]
+        self._ids = ids[self._order]
+
+    def __getitem__(self, image_id: int) -> list[str]:
+        first, end = np.searchsorted(self._ids, [image_id, image_id + 1])
+        if first == end:
+            raise KeyError(image_id)
+        return [os.fsdecode(self._paths[at]) for at in self._order[first:end].tolist()]
+
+    def __len__(self) -> int:
+        return len(np.unique(self._ids))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.unique(self._ids).tolist())
+
+    def count(self) -> int:
+        """Return how many paths there are in all."""
+        return len(self._ids)
+
+
 class Catalog:
     """The live paths of a store, and the images behind them."""
 
     def __init__(self) -> None:
         self.shards: list[list[int]] = []  # of the log as far as it is folded: _file_of each
-        self.places: dict[bytes, Place] = {}
+        self.places = Places((), np.zeros((0, 3), np.int64), (), ())
         self.by_digest: dict[str, int] = {}  # content -> id of the image that has it
         self._by_image: dict[int, list[bytes]] | None = None  # made when asked for, then kept
         self._live: Int64 | None = None
@@ -124,11 +202,11 @@ class Catalog:
             kept = store.read_file(store.path / _CACHE, _COLUMNS)
         except (StoreMissingError, StoreDamagedError):
             return catalog
+        columns = [kept[name] for name in ("paths", "numbers", "statuses", "errors")]
+        if len({len(column) for column in columns}) > 1 or kept["numbers"].shape[1:] != (3,):
+            return catalog  # no file that we wrote
         catalog.shards = kept["shards"].tolist()
-        columns = (kept["numbers"].tolist(), kept["statuses"], kept["errors"])
-        for path, numbers, status, error in zip(kept["paths"], *columns, strict=True):
-            image_id, size, mtime_ns = numbers
-            catalog.places[path] = Place(image_id, size, mtime_ns, status, error)
+        catalog.places = Places(*columns)
         catalog.by_digest = dict(zip(kept["digests"], kept["digest_ids"].tolist(), strict=True))
         return catalog
 
@@ -161,35 +239,31 @@ class Catalog:
         """Return an image's paths, in the order of their names."""
         if self._by_image is None:
             self._by_image = {}
-            for path, place in self.places.items():
-                if place.image_id >= 0:
-                    self._by_image.setdefault(place.image_id, []).append(path)
+            for path, own in zip(self.places, self.places.image_ids().tolist(), strict=True):
+                if own >= 0:
+                    self._by_image.setdefault(own, []).append(path)
         return sorted(self._by_image.get(image_id, []))
 
     def are_live(self, image_ids: Int64) -> Bool:
         """Tell for each image whether it has a path."""
         if self._live is None:
-            ids = {place.image_id for place in self.places.values() if place.image_id >= 0}
-            self._live = np.array(sorted(ids), np.int64)
+            ids = self.places.image_ids()
+            self._live = np.unique(ids[ids >= 0])
         at = np.minimum(np.searchsorted(self._live, image_ids), max(0, len(self._live) - 1))
         return self._live[at] == image_ids if len(self._live) else np.zeros(len(at), bool)
 
-    def paths_by_image(self) -> dict[int, list[str]]:
+    def paths_by_image(self) -> ImagePaths:
         """Return for each live image its paths, in the order they were added."""
-        paths: dict[int, list[str]] = {}
-        for path, place in self.places.items():
-            if place.image_id >= 0:
-                paths.setdefault(place.image_id, []).append(os.fsdecode(path))
-        return paths
+        return ImagePaths(self.places)
 
     def lives_in(self, shard: int) -> bool:
         """Tell whether a shard has an image that has a path."""
-        return any(place.image_id // STRIDE == shard for place in self.places.values())
+        return bool((self.places.image_ids() // STRIDE == shard).any())
 
     def skipped(self) -> Iterator[tuple[str, Place]]:
         """Yield the paths that are no usable image, and why."""
-        for path, place in self.places.items():
-            if place.image_id < 0 and place.status != "removed":
+        for path, image_id in zip(self.places, self.places.image_ids().tolist(), strict=True):
+            if image_id < 0 and (place := self.places[path]).status != "removed":
                 yield os.fsdecode(path), place
 
 

@@ -54,7 +54,7 @@ class Store:
             schema, settings = known["schema"], dict(known["settings"])
         except FileNotFoundError as err:
             hint = "make one with: vesearch ingest FOLDER"
-            if self.shards("images"):
+            if self.has_any("images"):
                 raise StoreDamagedError(f"{file} is missing; {REPAIR}") from err
             if self.path.is_dir() and any(self.path.iterdir()):
                 raise StoreMissingError(f"{self.path} {_NOT_OURS}; {hint}") from err
@@ -116,7 +116,7 @@ class Store:
 
     def _refuse_foreign(self) -> None:
         """Raise StoreError for a folder with someone else's files: nothing is swept there."""
-        ours = self.exists() or self.shards("images")  # settings may be lost, and are repaired
+        ours = self.exists() or self.has_any("images")  # settings may be lost, and are repaired
         if not ours and self.path.is_dir() and any(_visible(self.path)):
             raise StoreError(f"{self.path} {_NOT_OURS}, and it is not empty")
 
@@ -134,8 +134,19 @@ class Store:
 
     def shards(self, kind: str) -> list[int]:
         """Return the committed shards of a kind, whatever their fingerprint."""
-        found = (self.path / kind).glob("[0-9]*.h5")
-        return sorted(int(path.stem) for path in found if _SHARD_FILE.fullmatch(path.name))
+        return sorted(self._shards(kind))
+
+    def has_any(self, kind: str) -> bool:
+        """Tell whether there is a committed shard of a kind; the folder is not read to its end."""
+        return any(True for _ in self._shards(kind))
+
+    def _shards(self, kind: str) -> Iterator[int]:
+        try:
+            with os.scandir(self.path / kind) as found:
+                names = (entry.name for entry in found)
+                yield from (int(name[:-3]) for name in names if _SHARD_FILE.fullmatch(name))
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return
 
     def is_done(self, kind: str, shard: int, fingerprint: str) -> bool:
         """Tell whether a shard is committed with this fingerprint. Raises StoreDamagedError."""

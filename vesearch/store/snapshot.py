@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -21,30 +23,39 @@ from vesearch.store.shards import Store
 _TABLES_KEPT = 64  # shards of entities, about 1 MB each
 _TRIES = 100
 
+MadeWith = Callable[[], Mapping[str, str]]
+
 
 @dataclass(frozen=True, slots=True)
 class State:
     """What tells one state of a store from another; a few stats and one small read.
 
     generation: None where a table is just changing, or nobody counts: equal to no other.
+    index, settings: what tells the file that names the index, and the store's settings, from
+        another.
     """
 
     generation: int | None
     index: tuple[int, int, int] | None
+    settings: tuple[int, int, int] | None
 
     @classmethod
     def of(cls, store: Store) -> State:
         """Return the state of now."""
-        try:
-            info = (store.path / "index" / "current").stat()
-            index = info.st_ino, info.st_mtime_ns, info.st_size
-        except OSError:
-            index = None
-        return cls(store.generation(), index)
+        files = store.path / "index" / "current", store.path / "store.json"
+        return cls(store.generation(), *map(_look, files))
 
     def holds(self, now: State) -> bool:
         """Tell whether nothing has changed since."""
         return self.generation is not None and self == now
+
+
+def _look(file: Path) -> tuple[int, int, int] | None:
+    try:
+        info = file.stat()
+    except OSError:
+        return None
+    return info.st_ino, info.st_mtime_ns, info.st_size
 
 
 class _Shard:
@@ -57,24 +68,30 @@ class _Shard:
 
 
 class Snapshot:
-    """A store's catalogue, index and tables as they belong together; safe from several threads."""
+    """A store's catalogue, index and tables as they belong together; safe from several threads.
 
-    def __init__(self, store: Store, state: State, catalog: Catalog) -> None:
+    made_with: the fingerprint of each kind of table.
+    """
+
+    def __init__(
+        self, store: Store, state: State, catalog: Catalog, made_with: Mapping[str, str]
+    ) -> None:
         self.store = store
         self.state = state
         self.catalog = catalog
+        self.made_with = made_with
         self._lock = threading.RLock()
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
 
     @classmethod
-    def open(cls, store: Store) -> Snapshot:
-        """Open the state of now. Raises StoreMissingError or StoreDamagedError."""
+    def open(cls, store: Store, made_with: MadeWith) -> Snapshot:
+        """Open the state of now. Raises StoreError, and what made_with raises."""
         for _ in range(_TRIES):
-            state = State.of(store)
+            state, fingerprints = State.of(store), made_with()
             catalog = Catalog.of(store)
             if state.generation is None or state.holds(State.of(store)):
                 break  # one that is just changing is good for one question
-        return cls(store, state, catalog)
+        return cls(store, state, catalog, fingerprints)
 
     def is_current(self) -> bool:
         """Tell whether the store is still as it was opened."""
@@ -91,7 +108,7 @@ class Snapshot:
         return builds.load(self.store)
 
     @cached_property
-    def paths(self) -> dict[int, list[str]]:
+    def paths(self) -> Mapping[int, list[str]]:
         """The paths of each live image."""
         return self.catalog.paths_by_image()
 
@@ -104,6 +121,10 @@ class Snapshot:
             return None
         return shard.rows, row, int(shard.images[row])
 
+    def is_up_to_date(self, kind: str, image_id: int) -> bool:
+        """Tell whether an image's table was made with the settings that the store has now."""
+        return self.store.is_done(kind, image_id // STRIDE, self.made_with[kind])
+
     def entities_of(self, image_id: int) -> Entities | None:
         """Return an image's entities, in pixels of the upright image; None where they are gone."""
         rows = self._shard(image_id // STRIDE).rows
@@ -113,14 +134,14 @@ class Snapshot:
         entities = rows.entities_of(int(found[0]))
         return entities if all(entities.masks) else None
 
-    def embeddings_of(self, entity_ids: Int64, fingerprint: str) -> Float32 | None:
+    def embeddings_of(self, entity_ids: Int64) -> Float32 | None:
         """Return the stored (n, dim) embeddings of entities of one image.
 
-        None where they are not there, or were made with other settings than the fingerprint's.
+        None where they are not there, or were made with other settings than the store's.
         """
         shard = int(entity_ids[0]) // RANKS // STRIDE
         try:
-            if not self.store.is_done(EmbeddingRows.KIND, shard, fingerprint):
+            if not self.is_up_to_date(EmbeddingRows.KIND, int(entity_ids[0]) // RANKS):
                 return None
             embeddings = self.store.read(EmbeddingRows, shard).embeddings
         except StoreMissingError:
@@ -152,19 +173,24 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshot of now, for as long as a searcher is open."""
+    """The snapshot of now, for as long as a searcher is open.
 
-    def __init__(self, store: Store) -> None:
+    made_with: returns the fingerprints of the store's tables, and raises where it must not be
+    asked with the settings of now; called whenever a snapshot is opened.
+    """
+
+    def __init__(self, store: Store, made_with: MadeWith) -> None:
         self._store = store
+        self._made_with = made_with
         self._lock = threading.Lock()
         self._last: Snapshot | None = None
 
     def current(self) -> Snapshot:
         """Return a snapshot that is as the store is now; opened anew only where it changed.
 
-        Raises StoreMissingError or StoreDamagedError.
+        Raises StoreError, and what made_with raises.
         """
         with self._lock:
             if self._last is None or not self._last.is_current():
-                self._last = Snapshot.open(self._store)
+                self._last = Snapshot.open(self._store, self._made_with)
             return self._last
