@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from vesearch.care.repair import verify
 from vesearch.config import Config
 from vesearch.errors import StoreDamagedError, VesearchError
 from vesearch.job import Job
+from vesearch.photos.pool import Decoders
 from vesearch.stages import scan, walking
 from vesearch.store.catalog import Catalog, Place
+from vesearch.store.log import FoundFile
 from vesearch.store.rows import CropRows, EntityRows, ImageRows
 from vesearch.store.shards import Store
 
@@ -324,3 +327,39 @@ def test_an_unreadable_subfolder_is_named(
     found = walking.find_files([photos], Catalog())
     assert [Path(os.fsdecode(path)).name for path in found.seen] == ["b.png"]
     assert "closed: Permission denied" in caplog.text
+
+
+def test_a_scan_decodes_several_files_at_once(
+    rescan: Scan, photos: Path, quick: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = quick.run.workers
+    assert workers > 1
+    for i in range(workers):
+        draw(photos / f"{i}.png", seed=i)
+    together, decode = threading.Barrier(workers, timeout=20), scan.decode
+
+    def meet(file: FoundFile, decoders: Decoders) -> scan.Decoded:
+        together.wait()  # breaks where they come one after the other
+        return decode(file, decoders)
+
+    monkeypatch.setattr(scan, "decode", meet)
+    assert rescan() == [f"{i}.png" for i in range(workers)]
+
+
+@pytest.mark.parametrize("stages", [("scan",), ("scan", "detect", "crop", "embed")])
+def test_folders_are_walked_once(
+    quick: Config, photos: Path, stages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked: list[Path] = []
+    files = walking._files
+
+    def noted(folder: Path) -> Iterator[Path]:
+        walked.append(folder)
+        return files(folder)
+
+    monkeypatch.setattr(walking, "_files", noted)
+    draw(photos / "a.png")
+    for _ in range(2):  # into a new store, and into one that is there
+        pipeline.run_stages(quick, stages, [photos])
+        assert walked == [photos]
+        walked.clear()

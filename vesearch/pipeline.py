@@ -84,19 +84,19 @@ def run_stages(
     """Run stages in their order over the store, holding its lock."""
     began, job, summary = time.perf_counter(), Job(config), Summary()
     devices.validate(config.run.device)
+    found = None
     if "scan" not in stages:
         job.store.settings()  # there must be a store
     elif not job.store.exists():
         # neither a mistyped folder nor weights that are not there must leave a store behind
-        find_files(folders, Catalog())
+        found = find_files(folders, Catalog())
         job.settings()
     with job.store.lock():
         job.open_for_writing()
-        found = None
         if set(_INGEST) <= set(stages):
-            found = _stream(job, folders, summary, sync)
+            found = _stream(job, folders, summary, sync, found)
         else:
-            found = _single_stages(job, stages, folders, summary)
+            found = _single_stages(job, stages, folders, summary, found)
         if "fit-pca" in stages:
             summary.fitted = fit_pca.fit_projection(job, refit=refit)
         if "build-ngt" in stages:
@@ -153,11 +153,14 @@ def _texts(path: Path, key: str, value: object) -> tuple[str, ...]:
 
 
 def _single_stages(
-    job: Job, stages: Sequence[str], folders: Sequence[Path], summary: Summary
+    job: Job,
+    stages: Sequence[str],
+    folders: Sequence[Path],
+    summary: Summary,
+    found: Found | None,
 ) -> Found | None:
-    found = None
     if "scan" in stages:
-        found = scan.scan_folders(job, folders)
+        found = scan.scan_folders(job, folders, found)
         summary.unchanged = len(found.seen) - len(found.candidates)
     if "detect" in stages:
         summary.images = detect.detect_pending(job)
@@ -168,13 +171,18 @@ def _single_stages(
     return found
 
 
-def _stream(job: Job, folders: Sequence[Path], summary: Summary, sync: Sync) -> Found:
-    """Finish the shards that an interruption left open, then stream the new files."""
+def _stream(
+    job: Job, folders: Sequence[Path], summary: Summary, sync: Sync, found: Found | None
+) -> Found:
+    """Finish the shards that an interruption left open, then stream the new files.
+
+    found: what a walk through the folders has found, of a store that was not there yet.
+    """
     summary.images += detect.detect_pending(job)
     crop.crop_pending(job)
     summary.entities += embed.embed_pending(job)
     catalog = Catalog.of(job.store)
-    found = find_files(folders, catalog, may_be_empty=sync == "forced")
+    found = found or find_files(folders, catalog, may_be_empty=sync == "forced")
     if sync == "careful":
         forget.refuse_unmounted(folders, catalog, found)
     summary.unchanged = len(found.seen) - len(found.candidates)
@@ -200,15 +208,13 @@ def _new_frames(
     job: Job, shard_log: log.ShardLog, group: Sequence[log.FoundFile], progress: tqdm[NoReturn]
 ) -> Iterator[tuple[int, Frame]]:
     """Decode a shard's files ahead, log each, and yield the images whose content is new."""
-    workers, decoders = job.config.run.workers, job.decoders
-    with ThreadPoolExecutor(workers) as pool:  # each thread waits for a process that decodes
-        depth = workers + job.batch_size("detect")
-        for decoded in ahead(pool, lambda file: scan.decode(file, decoders), group, depth=depth):
-            image_id = decoded.log(shard_log)
-            if image_id is not None and decoded.frame is not None:
-                yield image_id, decoded.frame
-            else:
-                progress.update()  # a copy or unusable: done with
+    depth = job.config.run.workers + job.batch_size("detect")
+    for decoded in scan.decoded_ahead(job, group, depth=depth):
+        image_id = decoded.log(shard_log)
+        if image_id is not None and decoded.frame is not None:
+            yield image_id, decoded.frame
+        else:
+            progress.update()  # a copy or unusable: done with
 
 
 class _Tables(NamedTuple):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from vesearch.stages.walking import Found, find_files
 from vesearch.store import log
 from vesearch.store.catalog import Catalog
 from vesearch.store.log import FoundFile, ShardLog
-from vesearch.system.ahead import batched
+from vesearch.system.ahead import ahead, batched
 from vesearch.system.progress import bar
 
 
@@ -44,15 +45,26 @@ def decode(file: FoundFile, decoders: Decoders) -> Decoded:
         return Decoded(file, None, err.status, str(err))
 
 
-def scan_folders(job: Job, folders: Sequence[Path]) -> Found:
-    """Log every new or changed image file below folders, decoding each to see that it is good."""
+def decoded_ahead(job: Job, files: Sequence[FoundFile], *, depth: int) -> Iterator[Decoded]:
+    """Yield files in order, decoded by all workers, at most depth of them ahead."""
+    decoders = job.decoders
+    with ThreadPoolExecutor(job.config.run.workers) as pool:  # each waits for a process
+        yield from ahead(pool, lambda file: decode(file, decoders), files, depth=depth)
+
+
+def scan_folders(job: Job, folders: Sequence[Path], found: Found | None = None) -> Found:
+    """Log every new or changed image file below folders, decoding each to see that it is good.
+
+    found: what a walk through them has found, of a store that was not there yet.
+    """
     catalog = Catalog.of(job.store)
-    found = find_files(folders, catalog)
+    found = found or find_files(folders, catalog)
+    depth = 2 * job.config.run.workers
     with bar("scan", total=len(found.candidates), unit="img") as progress:
         for group in batched(found.candidates, job.config.run.shard_size):
             shard_log = ShardLog(log.next_shard(job.store), catalog)
-            for file in group:
-                decode(file, job.decoders).log(shard_log)
+            for decoded in decoded_ahead(job, group, depth=depth):
+                decoded.log(shard_log)
                 progress.update()
             log.commit(job.store, shard_log, job.fingerprints["images"])
     return found
