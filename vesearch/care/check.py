@@ -46,8 +46,12 @@ def find_problems(job: Job) -> Iterator[Problem]:
     images = _Images()
     with bar("verify", total=len(shards), unit="shard") as progress:
         for shard in shards:
-            yield from _check_log(store, shard, fingerprints, images)
-            yield from _check_shard(store, shard, fingerprints)
+            log = read_table(store, ImageRows, shard, fingerprints[ImageRows.KIND])
+            if isinstance(log, Problem):
+                yield log
+            elif log is not None:  # else among the lost ones
+                yield from _check_log(store, shard, log, images)
+            yield from _check_shard(store, shard, log, fingerprints)
             progress.update()
     yield from images.problems(store)
     yield from _check_catalog(store)
@@ -99,16 +103,8 @@ class _Images:
             yield Problem(path, f"has content {digest}, as an earlier shard has", "images", shard)
 
 
-def _check_log(
-    store: Store, shard: int, fingerprints: dict[str, str], images: _Images
-) -> Iterator[Problem]:
+def _check_log(store: Store, shard: int, rows: ImageRows, images: _Images) -> Iterator[Problem]:
     """Check one shard of the log by itself."""
-    rows = read_table(store, ImageRows, shard, fingerprints[ImageRows.KIND])
-    if rows is None:
-        return  # among the lost ones
-    if isinstance(rows, Problem):
-        yield rows
-        return
     path = store.shard_path(ImageRows.KIND, shard)
     images.add(shard, rows)
     for row, status in enumerate(rows.statuses):
@@ -119,7 +115,9 @@ def _check_log(
             yield Problem(path, f"row {row} has the digest {digest!r}", ImageRows.KIND, shard)
 
 
-def _check_shard(store: Store, shard: int, fingerprints: dict[str, str]) -> Iterator[Problem]:
+def _check_shard(
+    store: Store, shard: int, log: ImageRows | Problem | None, fingerprints: dict[str, str]
+) -> Iterator[Problem]:
     """Check the tables of one shard, each by itself and against its entities."""
     later = False
     for table in reversed(TABLES[1:]):  # a table is made after the one before it
@@ -135,7 +133,7 @@ def _check_shard(store: Store, shard: int, fingerprints: dict[str, str]) -> Iter
     entities, *others = found
     if not isinstance(entities, EntityRows):
         return  # the others cannot be compared
-    wrong = _wrong_entities(entities, shard) or _without_row(store, entities, shard)
+    wrong = _wrong_entities(entities, shard) or _without_row(log, entities, shard)
     if wrong:
         path = store.shard_path(EntityRows.KIND, shard)
         yield Problem(path, wrong, EntityRows.KIND, shard)
@@ -147,9 +145,8 @@ def _check_shard(store: Store, shard: int, fingerprints: dict[str, str]) -> Iter
                 yield Problem(store.shard_path(rows.KIND, shard), wrong, rows.KIND, shard)
 
 
-def _without_row(store: Store, entities: EntityRows, shard: int) -> str | None:
-    """Return which image of the log an entities table does not have."""
-    log = read_table(store, ImageRows, shard, None)
+def _without_row(log: ImageRows | Problem | None, entities: EntityRows, shard: int) -> str | None:
+    """Return which image of the shard's log an entities table does not have."""
     if not isinstance(log, ImageRows):
         return None  # named before
     missing = set(log.image_ids[log.own(shard)].tolist()) - set(entities.image_ids.tolist())

@@ -102,9 +102,10 @@ def _check_entries(store: Store, build: Build, vectors: Float32) -> Iterator[Pro
         live = Catalog.of(store).are_live(ids // RANKS)
     except StoreError:
         return  # the log is damaged, and was named
-    shards = ids // RANKS // STRIDE
-    for shard in np.unique(shards[live]).tolist():
-        own = ids[live & (shards == shard)]
+    per_shard = RANKS * STRIDE
+    for shard in np.unique(ids[live] // per_shard).tolist():
+        first, end = np.searchsorted(ids, [shard * per_shard, (shard + 1) * per_shard])
+        own = ids[first:end][live[first:end]]
         try:
             entities = store.read(EntityRows, shard, "image_ids", "counts").entity_ids()
             embeddings = store.read(EmbeddingRows, shard).embeddings.astype(np.float32)
