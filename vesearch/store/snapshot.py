@@ -21,6 +21,8 @@ from vesearch.store.rows import RANKS, STRIDE, EmbeddingRows, EntityRows
 from vesearch.store.shards import Store
 
 _TABLES_KEPT = 64  # shards of entities, about 1 MB each
+# what a match shows; a column costs more to open than to read, and most are asked for matches
+_SHOWN = ("image_ids", "counts", "boxes_xyxy", "peaks_xy", "masks", "mask_sizes_hw")
 _TRIES = 100
 
 MadeWith = Callable[[], Mapping[str, str]]
@@ -59,10 +61,11 @@ def _look(file: Path) -> tuple[int, int, int] | None:
 
 
 class _Shard:
-    """The entities of one shard, found by id."""
+    """The entities of one shard, found by id; whole, or the columns that a match shows."""
 
-    def __init__(self, rows: EntityRows) -> None:
+    def __init__(self, rows: EntityRows, *, whole: bool) -> None:
         self.rows = rows
+        self.whole = whole
         self.places = {entity: row for row, entity in enumerate(rows.entity_ids().tolist())}
         self.images = rows.image_rows()
 
@@ -127,7 +130,7 @@ class Snapshot:
 
     def entities_of(self, image_id: int) -> Entities | None:
         """Return an image's entities, in pixels of the upright image; None where they are gone."""
-        rows = self._shard(image_id // STRIDE).rows
+        rows = self._shard(image_id // STRIDE, whole=True).rows
         found = np.flatnonzero(rows.image_ids == image_id)
         if not len(found) or rows.image_errors[found[0]] is not None:
             return None
@@ -152,20 +155,22 @@ class Snapshot:
             return None
         return embeddings[rows].astype(np.float32)
 
-    def _shard(self, shard: int) -> _Shard:
+    def _shard(self, shard: int, *, whole: bool = False) -> _Shard:
         """Return a shard's entities; it is read once, and a few are kept."""
         with self._lock:
-            if shard not in self._shards:
-                self._shards[shard] = _Shard(self._read(shard))
+            kept = self._shards.get(shard)
+            if kept is None or (whole and not kept.whole):
+                kept = _Shard(self._read(shard, () if whole else _SHOWN), whole=whole)
+                self._shards[shard] = kept
                 if len(self._shards) > _TABLES_KEPT:
                     self._shards.popitem(last=False)
             self._shards.move_to_end(shard)
-            return self._shards[shard]
+            return kept
 
-    def _read(self, shard: int) -> EntityRows:
+    def _read(self, shard: int, columns: tuple[str, ...]) -> EntityRows:
         """Read a shard's entities; none where it was dropped, as compaction does."""
         try:
-            return self.store.read(EntityRows, shard)
+            return self.store.read(EntityRows, shard, *columns)
         except StoreMissingError:
             if Catalog.of(self.store).lives_in(shard):
                 raise
