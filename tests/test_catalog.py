@@ -131,12 +131,25 @@ def test_a_kept_catalog_goes_on_like_one_that_was_folded(store: Store) -> None:
     assert [kept.lives_in(shard) for shard in (0, 1, 2, 3)] == [True, True, True, False]
 
 
-@pytest.mark.parametrize("numbers", [np.zeros((1, 3), np.int64), np.zeros((4, 2), np.int64)])
-def test_a_copy_that_nobody_here_wrote_is_not_used(store: Store, numbers: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("numbers", np.zeros((1, 3), np.int64)),
+        ("numbers", np.zeros((4, 2), np.int64)),
+        ("numbers", np.full((4, 3), np.nan)),
+        ("numbers", ("a",) * 4),
+        ("paths", np.zeros(4, np.int64)),
+        ("shards", ("a", "b")),
+        ("shards", np.zeros(2, np.int64)),
+        ("digests", ("A",)),
+        ("digest_ids", np.full(3, 0.5)),
+    ],
+)
+def test_a_copy_that_nobody_here_wrote_is_not_used(store: Store, name: str, column: Any) -> None:
     _fill(store)
     folded = Catalog.of(store)
     folded.keep(store)
     path = store.path / "catalog.h5"
-    columns = ("shards", "paths", "statuses", "errors", "digests", "digest_ids")
-    store.write_file(path, {**store.read_file(path, columns), "numbers": numbers}, "")
+    columns = ("shards", "paths", "numbers", "statuses", "errors", "digests", "digest_ids")
+    store.write_file(path, {**store.read_file(path, columns), name: column}, "")
     assert _same(Catalog.of(store), folded)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -248,6 +249,23 @@ def test_a_searcher_is_opened_once_while_nothing_changes(
         monkeypatch.setattr(Store, folder, lambda *_, **__: listed.append("table"))
     seen = searcher._snapshots.current()
     assert seen is searcher._snapshots.current() and not listed
+
+
+def test_a_backup_that_is_put_back_is_noticed(photos: Path, config: Config) -> None:
+    """It counts from where it was, and may come to the same number by another way."""
+    searcher, store = Searcher(config), Path(config.run.store)
+    backup = shutil.copytree(store, store.with_name("backup"))
+    forget.remove_named(Job(config), [str(photos / "b.png")])
+    seen = Store(store).generation()
+    assert "b.png" not in names(searcher, photos / "a.png")
+    shutil.copytree(backup, store, dirs_exist_ok=True)
+    for table in (store / "images").iterdir():
+        if not (backup / "images" / table.name).exists():
+            table.unlink()
+    forget.remove_named(Job(config), [str(photos / "c.png")])
+    assert Store(store).generation() == seen
+    found = names(searcher, photos / "a.png")
+    assert "b.png" in found and "c.png" not in found
 
 
 def test_other_settings_are_noticed_by_a_searcher_that_is_held_open(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -202,9 +202,9 @@ class Catalog:
             kept = store.read_file(store.path / _CACHE, _COLUMNS)
         except (StoreMissingError, StoreDamagedError):
             return catalog
+        if not _is_ours(kept):
+            return catalog
         columns = [kept[name] for name in ("paths", "numbers", "statuses", "errors")]
-        if len({len(column) for column in columns}) > 1 or kept["numbers"].shape[1:] != (3,):
-            return catalog  # no file that we wrote
         catalog.shards = kept["shards"].tolist()
         catalog.places = Places(*columns)
         catalog.by_digest = dict(zip(kept["digests"], kept["digest_ids"].tolist(), strict=True))
@@ -265,6 +265,21 @@ class Catalog:
         for path, image_id in zip(self.places, self.places.image_ids().tolist(), strict=True):
             if image_id < 0 and (place := self.places[path]).status != "removed":
                 yield os.fsdecode(path), place
+
+
+def _is_ours(kept: Mapping[str, Any]) -> bool:
+    """Tell whether columns are such as keep() writes: a store may come from anybody."""
+    arrays = {"shards": (4,), "numbers": (3,), "digest_ids": ()}
+    for name, shape in arrays.items():
+        column = kept[name]
+        if not isinstance(column, np.ndarray) or column.dtype != np.int64:
+            return False
+        if column.shape[1:] != shape:
+            return False
+    if not all(isinstance(kept[name], tuple) for name in _COLUMNS if name not in arrays):
+        return False
+    paths = {len(kept[name]) for name in ("paths", "numbers", "statuses", "errors")}
+    return len(paths) == 1 and len(kept["digests"]) == len(kept["digest_ids"])
 
 
 def _file_of(store: Store, shard: int) -> list[int]:

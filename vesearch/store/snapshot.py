@@ -33,18 +33,19 @@ class State:
     """What tells one state of a store from another; a few stats and one small read.
 
     generation: None where a table is just changing, or nobody counts: equal to no other.
-    index, settings: what tells the file that names the index, and the store's settings, from
-        another.
+    counted, index, settings: what tells the file of that count, the one that names the index, and
+        the store's settings from others; a backup that is put back counts from where it was.
     """
 
     generation: int | None
+    counted: tuple[int, int, int] | None
     index: tuple[int, int, int] | None
     settings: tuple[int, int, int] | None
 
     @classmethod
     def of(cls, store: Store) -> State:
         """Return the state of now."""
-        files = store.path / "index" / "current", store.path / "store.json"
+        files = [store.path / name for name in ("generation", "index/current", "store.json")]
         return cls(store.generation(), *map(_look, files))
 
     def holds(self, now: State) -> bool:
