@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -29,10 +30,11 @@ from vesearch.projection import normalised
 from vesearch.stages.fit_pca import fingerprint_now
 from vesearch.store import projections
 from vesearch.store.catalog import Catalog
-from vesearch.store.log import LogRow, image_rows
+from vesearch.store.log import LogRow, image_rows, next_shard
 from vesearch.store.rows import STRIDE, CropRows, EmbeddingRows, EntityRows
 
 ENTITIES, DIM, SHARD = 7, 32, 256
+CENTRES = np.random.default_rng(0).standard_normal((500, DIM))
 SIDE = 100  # px of every made-up photo
 _ENTRY = "from vesearch.cli.main import main; main()"
 _QUESTION = """
@@ -42,14 +44,17 @@ from vesearch.config import load_config
 from vesearch.question import Question, Stored
 from vesearch.search import Searcher
 searcher, ids = Searcher(load_config(overrides=json.loads(sys.argv[1]))), json.loads(sys.argv[2])
+import numpy, sqlite3, tables  # what imports cost does not grow
 times = [time.perf_counter()]
 snapshot = searcher._snapshots.current()
 times.append(time.perf_counter())
 snapshot.build
 times.append(time.perf_counter())
 for entity_id in ids:
-    searcher.answer(Question((Stored(entity_id),)))
+    searcher.answer(Question((Stored(entity_id),), masks=False))
     times.append(time.perf_counter())
+searcher.answer(Question((Stored(ids[0]),)))
+times.append(time.perf_counter())
 alone = []
 for query in next(snapshot.build.index.blocks())[1][:20, None]:
     began = time.perf_counter()
@@ -69,23 +74,26 @@ def make(place: Path, photos: int) -> Config:
     """Write a store of so many photos that are nowhere, and index it."""
     config = load_config(overrides=settings(place))
     job, rng = Job(config), np.random.default_rng(0)
-    centres = rng.standard_normal((500, DIM))
     with job.store.lock():
         job.open_for_writing()
         for shard, start in enumerate(range(0, photos, SHARD)):
             count = min(SHARD, photos - start)
-            write_shard(job, shard, count, centres, rng)
+            write_shard(job, shard, count, rng)
         sample = normalised(rng.standard_normal((2000, DIM)).astype(np.float32))
         fitted, n = projection.fit(sample, dim=DIM), photos * ENTITIES
         projections.save(job.store, fitted, fitted_on=n, fingerprint=fingerprint_now(job))
-        Catalog.of(job.store).keep(job.store)  # as ingest does
     run_stages(config, ("build-ngt",), ())
     return config
 
 
-def write_shard(
-    job: Job, shard: int, count: int, centres: np.ndarray, rng: np.random.Generator
-) -> None:
+def add_photos(place: Path, count: int) -> None:
+    """Write a shard of so many more photos."""
+    job = Job(load_config(overrides=settings(place)))
+    with job.store.lock():
+        write_shard(job, next_shard(job.store), count, np.random.default_rng(2))
+
+
+def write_shard(job: Job, shard: int, count: int, rng: np.random.Generator) -> None:
     """Write the tables of one shard of so many photos."""
     ids, n = shard * STRIDE + np.arange(count), count * ENTITIES
     rows = [
@@ -118,11 +126,15 @@ def write_shard(
         labels=(None,) * n,
         is_stuff=np.zeros(n, bool),
     )
-    embeddings = centres[rng.integers(len(centres), size=n)] + rng.standard_normal((n, DIM))
+    embeddings = CENTRES[rng.integers(len(CENTRES), size=n)] + rng.standard_normal((n, DIM))
     tables = (entities, CropRows((b"\xff\xd8",) * n), EmbeddingRows(embeddings.astype(np.float16)))
-    job.store.write(shard, image_rows(rows), job.fingerprints["images"])
-    for table in tables:
-        job.store.write(shard, table, job.fingerprints[table.KIND])
+    log, catalog = image_rows(rows), Catalog.of(job.store)
+    with catalog.changing():
+        job.store.write(shard, log, job.fingerprints["images"])
+        catalog.extend(shard, log)
+        for table in tables:
+            job.store.write(shard, table, job.fingerprints[table.KIND])
+        catalog.describe(shard, entities)
 
 
 def command(place: Path, *arguments: str) -> tuple[float, float]:
@@ -160,13 +172,14 @@ def question(place: Path, photos: int) -> dict[str, str]:
     code = _MEASURED.format(entry=_QUESTION)
     script = [sys.executable, "-c", code, json.dumps(settings(place)), json.dumps(ids)]
     done = subprocess.run(script, capture_output=True, text=True, check=True)
-    search, opened, index, first, *later = json.loads(done.stdout)
+    search, opened, index, first, *later, masks = json.loads(done.stdout)
     return {
         "open the store": f"{opened * 1e3:,.0f} ms",
         "open the index (exact)": f"{index * 1e3:,.0f} ms",
         "the first question": f"{first * 1e3:,.0f} ms",
         "a later question": f"{np.median(later) * 1e3:,.0f} ms",
         "the index's share of that (exact)": f"{search * 1e3:,.0f} ms",
+        "one with masks, as for a picture": f"{masks * 1e3:,.0f} ms",
         "peak memory of all that": f"{int(done.stderr.split()[-1]) / 1e3:,.0f} MB",
     }
 
@@ -179,17 +192,26 @@ def measure(photos: int) -> dict[str, str]:
         make(place, photos)
         print(f"{photos:,} photos: made in {time.perf_counter() - began:.0f} s", file=sys.stderr)
         figures = question(place, photos)
-        commands = {
+        new = place / "new"
+        new.mkdir()
+        Image.effect_noise((SIDE, SIDE), 64).save(new / "one.png")
+        commands: dict[str, tuple[str, ...]] = {
             "status": ("status",),
             "build-index, nothing to do": ("build-index",),
             "remove one photo": ("remove", "/made/up/000000/000003.jpg"),
             "build-index after that": ("build-index",),
+            "build-index after 100 new photos": ("build-index",),
             "compact": ("compact",),
             "verify": ("verify",),
+            "ingest one new photo": ("ingest", str(new)),
         }
         for name, arguments in commands.items():
+            if "100" in name:
+                add_photos(place, 100)
             took, memory = command(place, *arguments)
             figures[name] = f"{took:,.1f} s, {memory:,.0f} MB"
+        took, memory = command(place / "empty", "ingest", str(new))
+        figures["the same into a new store"] = f"{took:,.1f} s, {memory:,.0f} MB"
         return figures
 
 

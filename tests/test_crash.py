@@ -118,7 +118,7 @@ def state(store: Path) -> tuple[list[Any], Any, Any]:
         index = sorted(zip(built.entity_ids.tolist(), built.keys.tolist(), strict=True))
     except StoreMissingError:
         index = None
-    return rows, (catalog.places, catalog.by_digest), index
+    return rows, (dict(catalog.places()), sorted(catalog.twins())), index
 
 
 def assert_same(one: Path, other: Path) -> None:

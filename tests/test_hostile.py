@@ -101,7 +101,7 @@ def test_memory_stays_in_bounds(ingested: Ingested) -> None:
 
 
 def test_each_file_has_its_row(ingested: Ingested) -> None:
-    places = Catalog.of(Store(ingested.store)).places
+    places = dict(Catalog.of(Store(ingested.store)).places())
     wrong = []
     for file in ingested.corpus:
         place = places.get(os.fsencode(file.path))
@@ -116,7 +116,7 @@ def test_each_file_has_its_row(ingested: Ingested) -> None:
 def test_status_lists_what_was_skipped_and_why(ingested: Ingested) -> None:
     status = _json("status", "--json", "--store", ingested.store)
     skipped = {entry["path"]: entry for entry in status["skipped"]}
-    places = Catalog.of(Store(ingested.store)).places
+    places = dict(Catalog.of(Store(ingested.store)).places())
     bad = {os.fsdecode(p) for p, place in places.items() if place.status in _BAD}
     assert len(bad) > 400 and set(skipped) == bad
     for entry in skipped.values():

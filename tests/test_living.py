@@ -177,7 +177,7 @@ def test_a_photo_that_is_gone_between_two_stages_is_found_again_when_it_is_back(
     pipeline.run_stages(config, ("scan",), [photos])
     away = (photos / "d.png").rename(photos.parent / "d.png")
     pipeline.run_stages(config, ("detect", "crop", "embed"), ())
-    place = Catalog.of(store).places[os.fsencode(photos / "d.png")]
+    place = Catalog.of(store).place(os.fsencode(photos / "d.png"))
     assert (place.status, place.error) == ("lost", "No such file or directory")
     assert len(ids(store)) == 6
     away.rename(photos / "d.png")

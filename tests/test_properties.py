@@ -135,7 +135,7 @@ class Collection(RuleBasedStateMachine):
         return False
 
     def _image(self, name: str) -> int:
-        return Catalog.of(self.store).places[os.fsencode(self.home / "photos" / name)].image_id
+        return Catalog.of(self.store).place(os.fsencode(self.home / "photos" / name)).image_id
 
     # --- what must hold -------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ def rescan(quick: Config, photos: Path) -> Scan:
 
 
 def places(store: Store) -> dict[str, Place]:
-    return {Path(os.fsdecode(p)).name: at for p, at in Catalog.of(store).places.items()}
+    return {Path(os.fsdecode(p)).name: at for p, at in Catalog.of(store).places()}
 
 
 def live(store: Store) -> list[list[str]]:
@@ -253,7 +253,7 @@ def test_image_ids_are_never_used_twice_even_when_a_shard_is_lost(
     pipeline.ingest(quick, [photos])
     before = places(store)["a.png"].image_id
     store.shard_path("images", 0).unlink()
-    (store.path / "catalog.h5").unlink()  # what it could be restored from
+    (store.path / "catalog.db").unlink()  # what it could be restored from
     with pytest.raises(StoreDamagedError, match=r"images/000000\.h5 is missing"):
         rescan()
     assert verify(Job(quick), repair=True).ok
@@ -307,7 +307,7 @@ def test_a_touched_file_is_no_copy(quick: Config, photos: Path) -> None:
     os.utime(photos / "1.png", (1, 1))
     summary = pipeline.ingest(quick, [photos])
     assert (summary.images, summary.copies) == (0, 0)
-    places = Catalog.of(Store(Path(quick.run.store))).places
+    places = dict(Catalog.of(Store(Path(quick.run.store))).places())
     assert [place.status for place in places.values()] == ["ok"] * 3
 
 
@@ -324,7 +324,7 @@ def test_an_unreadable_subfolder_is_named(
         return walk(path)
 
     monkeypatch.setattr(os, "scandir", closed_to_us)
-    found = walking.find_files([photos], Catalog())
+    found = walking.find_files([photos], Catalog.empty())
     assert [Path(os.fsdecode(path)).name for path in found.seen] == ["b.png"]
     assert "closed: Permission denied" in caplog.text
 

@@ -13,6 +13,7 @@ VesearchError               a user can act on it; the command line prints it as 
     ├── StoreLockedError    another process is writing
     ├── StoreMismatchError  the store was made with other settings or weights
     └── StoreDamagedError   a file of the store cannot be read
+        └── CatalogDamagedError   it is the catalogue, which is but a cache
 """
 
 from __future__ import annotations
@@ -79,3 +80,7 @@ class StoreMismatchError(StoreError):
 
 class StoreDamagedError(StoreError):
     """A file of the store cannot be read."""
+
+
+class CatalogDamagedError(StoreDamagedError):
+    """The catalogue cannot be read; what it was made of may be whole."""

@@ -89,7 +89,7 @@ def run_stages(
         job.store.settings()  # there must be a store
     elif not job.store.exists():
         # neither a mistyped folder nor weights that are not there must leave a store behind
-        found = find_files(folders, Catalog())
+        found = find_files(folders, Catalog.empty())
         job.settings()
     with job.store.lock():
         job.open_for_writing()
@@ -104,10 +104,7 @@ def run_stages(
             summary.built = build_index.update_index(job)
             summary.index = builds.facts(job.store)
         if found is not None:
-            catalog = Catalog.of(job.store)
-            summary.skipped = _skipped(catalog, found)
-            if found.candidates or summary.forgotten:
-                catalog.keep(job.store)
+            summary.skipped = _skipped(Catalog.of(job.store), found)
     summary.seconds = time.perf_counter() - began
     return summary
 
@@ -258,10 +255,12 @@ def _compute(job: Job, frames: Iterator[tuple[int, Frame]], progress: tqdm[NoRet
 
 def _commit(job: Job, shard_log: log.ShardLog, tables: _Tables) -> None:
     """Commit a shard's tables in the order of the stages, as these would have."""
-    log.commit(job.store, shard_log, job.fingerprints["images"])
-    if len(tables.entities.image_ids):
-        for rows in tables:
-            job.store.write(shard_log.shard, rows, job.fingerprints[rows.KIND])
+    with shard_log.catalog.changing():
+        log.commit(job.store, shard_log, job.fingerprints["images"])
+        if len(tables.entities.image_ids):
+            for rows in tables:
+                job.store.write(shard_log.shard, rows, job.fingerprints[rows.KIND])
+            shard_log.catalog.describe(shard_log.shard, tables.entities)
 
 
 def _return_memory() -> None:

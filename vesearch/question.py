@@ -43,13 +43,15 @@ class Where:
 class Question:
     """What is most like the positives, and least like the negatives?
 
-    At least one positive.
+    At least one positive. masks: whether the matches come with their masks, which a picture shows;
+    without, the tables that these lie in are not opened.
     """
 
     positives: tuple[Example, ...]
     negatives: tuple[Example, ...] = ()
     where: Where = Where()
     top: int = 10
+    masks: bool = True
 
     def __post_init__(self) -> None:
         if not self.positives:

@@ -116,7 +116,8 @@ class Match:
     box_xyxy, peak_xy: pixels of the upright photo.
     similarity: cosine in [-1, 1]; percentile: share in [0, 100] of random entity pairs that are
         less similar, None where the collection has no pairs.
-    mask, mask_size_hw: COCO run lengths of the entity, over an image of that size.
+    mask, mask_size_hw: COCO run lengths of the entity, over an image of that size; b"" where they
+        were not asked for.
     """
 
     rank: int

@@ -18,10 +18,13 @@ from vesearch.errors import ImageError, StoreError, VesearchError
 from vesearch.job import Job
 from vesearch.photos.files import digest_of, read_bytes
 from vesearch.projection import normalised
-from vesearch.question import Answer, Example, Numbered, Photo, Question, Seen, Stored, Where
+from vesearch.question import Answer, Example, Numbered, Photo, Question, Seen, Stored
 from vesearch.records import Float32, Frame, Int64, Match
+from vesearch.store.catalog_rows import KnownImage
 from vesearch.store.rows import RANKS, EntityRows
 from vesearch.store.snapshot import Snapshot, Snapshots
+
+_TRIES = 10
 
 
 class Searcher:
@@ -55,11 +58,20 @@ class Searcher:
         _ = snapshot.build  # says what is missing before a photo costs any time
         positives = [self._shown(example, snapshot, clock) for example in question.positives]
         negatives = [self._shown(example, snapshot, clock) for example in question.negatives]
-        vector = self._vector_of(positives, negatives, snapshot, clock)
+        with clock.takes("embed"):
+            wanted, unwanted = (
+                [self._embedding(seen, number, snapshot) for seen, number in examples]
+                for examples in (positives, negatives)
+            )
         own = {seen.image_id for seen, _ in positives if seen.image_id is not None}
         own = set() if question.where.include_self else own
         with clock.takes("search"):
-            matches = _nearest(snapshot, vector, own, question.where, question.top)
+            for _ in range(_TRIES):  # again where somebody wrote meanwhile: of one state, or none
+                vector = _vector_of(wanted, unwanted, snapshot)
+                matches = _nearest(snapshot, vector, own, question)
+                if snapshot.is_current():
+                    break
+                snapshot = self._snapshots.current()
         seen, number = positives[0]
         return Answer(seen, number, matches, clock.ms)
 
@@ -70,25 +82,6 @@ class Searcher:
             _check_number(seen, example.number)
             return seen, example.number
         return _stored_photo(example, snapshot)
-
-    def _vector_of(
-        self,
-        positives: Sequence[tuple[Seen, int]],
-        negatives: Sequence[tuple[Seen, int]],
-        snapshot: Snapshot,
-        clock: _Clock,
-    ) -> Float32:
-        """Return the (1, k) vector of a question: Rocchio's, means of what is wanted and not."""
-        with clock.takes("embed"):
-            wanted, unwanted = (
-                [self._embedding(seen, number, snapshot) for seen, number in examples]
-                for examples in (positives, negatives)
-            )
-        project = snapshot.build.projection.project
-        vector = project(np.concatenate(wanted)).mean(axis=0, keepdims=True)  # (n, k) -> (1, k)
-        if unwanted:
-            vector = vector - project(np.concatenate(unwanted)).mean(axis=0, keepdims=True)
-        return normalised(vector)
 
     def _see(self, photo: Photo, snapshot: Snapshot | None, clock: _Clock) -> Seen:
         """Return a photo's entities: as the store has them, or else found now."""
@@ -113,7 +106,7 @@ class Searcher:
         catalog, data = snapshot.catalog, photo
         if isinstance(photo, Path):
             try:
-                place = catalog.places.get(os.fsencode(os.path.abspath(photo)))
+                place = catalog.place(os.fsencode(os.path.abspath(photo)))
                 info = photo.stat()
                 look = info.st_size, info.st_mtime_ns
                 if place is not None and place.image_id >= 0 and look == place.look:
@@ -122,15 +115,14 @@ class Searcher:
             except (OSError, ValueError, ImageError):  # decoding it will say what is wrong
                 return None
         assert isinstance(data, bytes)
-        return catalog.by_digest.get(digest_of(data))
+        return catalog.image_of(digest_of(data))
 
     def _embedding(self, seen: Seen, number: int, snapshot: Snapshot) -> Float32:
         """Return the (1, dim) embedding of a photo's entity: the store's, or else made now."""
         if seen.image_id is not None and seen.frame is None:
-            ids = np.array([seen.image_id * RANKS + number - 1], np.int64)
-            stored = snapshot.embeddings_of(ids)
-            if stored is not None and stored.any():
-                return stored
+            stored = snapshot.embeddings_of(seen.image_id)
+            if stored is not None and stored[number - 1 : number].any():
+                return stored[number - 1 : number]
         self.job.open_for_reading()
         frame = seen.frame or self._decoded(Path(seen.name))
         box = seen.entities.boxes_xyxy[[number - 1]]
@@ -173,76 +165,103 @@ def _check_number(seen: Seen, number: int) -> None:
         raise VesearchError(f"{place}no entity {number}; the photo has {has}")
 
 
+def _vector_of(
+    wanted: Sequence[Float32], unwanted: Sequence[Float32], snapshot: Snapshot
+) -> Float32:
+    """Return the (1, k) vector of examples' embeddings: Rocchio's, means of what is wanted and not.
+
+    J. Rocchio, Relevance feedback in information retrieval, 1971.
+    """
+    project = snapshot.build.projection.project
+    vector = project(np.concatenate(wanted)).mean(axis=0, keepdims=True)  # (n, k) -> (1, k)
+    if unwanted:
+        vector = vector - project(np.concatenate(unwanted)).mean(axis=0, keepdims=True)
+    return normalised(vector)
+
+
 def _stored_photo(example: Stored, snapshot: Snapshot) -> tuple[Seen, int]:
     """Return the photo of an entity of the collection, and the entity's number in it."""
     image_id, rank = divmod(example.entity_id, RANKS)
-    entities = snapshot.entities_of(image_id) if image_id in snapshot.paths else None
-    if entities is None or not 0 <= rank < len(entities):
+    known = snapshot.image(image_id)
+    entities = None if known is None else snapshot.entities_of(image_id)
+    paths = snapshot.paths_of(image_id)
+    if entities is None or not paths or not 0 <= rank < len(entities):
         raise VesearchError(f"no entity of the collection has the id {example.entity_id}")
     height, width = entities.size_hw
-    return Seen(snapshot.paths[image_id][0], width, height, entities, image_id), rank + 1
+    return Seen(paths[0], width, height, entities, image_id), rank + 1
 
 
 def _nearest(
-    snapshot: Snapshot, vector: Float32, own: set[int], where: Where, top: int
+    snapshot: Snapshot, vector: Float32, own: set[int], question: Question
 ) -> tuple[Match, ...]:
     """Ask the index for ever more entities until enough of them may be shown."""
     if not vector.any():  # nothing of the crop lies in the projection's directions
         return ()
-    build, total = snapshot.build, len(snapshot.build.index)
+    build, total, top = snapshot.build, len(snapshot.build.index), question.top
     asked = min(total, top * 4 + 20)
     while True:
         ids, similarities = build.index.search(vector, asked)
-        shown = _wanted(snapshot, ids[0], own, where, top)
+        shown = _wanted(snapshot, ids[0], own, question)
         if len(shown) == top or asked == total:
             break
         asked = min(total, asked * 4)
-    found = zip(ids[0, shown], similarities[0, shown], strict=True)
-    matches = (_match(snapshot, int(entity_id), float(s)) for entity_id, s in found)
-    return tuple(
-        replace(match, rank=rank)
-        for rank, match in enumerate((m for m in matches if m is not None), 1)
-    )
+    matches = [
+        _match(snapshot, image, int(ids[0, at]), float(similarities[0, at]))
+        for at, image in shown.items()
+    ]
+    if question.masks:
+        matches = [_with_mask(match, snapshot) for match in matches]
+    there = (match for match in matches if match is not None)
+    return tuple(replace(match, rank=rank) for rank, match in enumerate(there, 1))
 
 
-def _wanted(snapshot: Snapshot, ids: Int64, own: set[int], where: Where, top: int) -> list[int]:
-    """Return the positions of the best ids that are live and wanted."""
-    shown: list[int] = []
+def _wanted(
+    snapshot: Snapshot, ids: Int64, own: set[int], question: Question
+) -> dict[int, KnownImage]:
+    """Return the positions of the best ids that are live and wanted, and their images."""
+    shown: dict[int, KnownImage] = {}
     seen = set(own)
     for position, entity_id in enumerate(ids.tolist()):
-        image_id = entity_id // RANKS
-        if image_id in seen or image_id not in snapshot.paths:
+        image_id, rank = divmod(entity_id, RANKS)
+        if image_id in seen:
             continue
-        if snapshot.place_of(entity_id) is None:
-            continue  # its shard was made anew since, without it
-        if where.per_image:
+        image = snapshot.image(image_id)
+        if image is None or image.entities is None or rank >= len(image.entities):
+            continue  # removed since it was indexed, or its shard was made anew without it
+        if question.where.per_image:
             seen.add(image_id)
-        shown.append(position)
-        if len(shown) == top:
+        shown[position] = image
+        if len(shown) == question.top:
             break
     return shown
 
 
-def _match(snapshot: Snapshot, entity_id: int, similarity: float) -> Match | None:
-    place = snapshot.place_of(entity_id)
-    if place is None:
+def _match(
+    snapshot: Snapshot, known: KnownImage, entity_id: int, similarity: float
+) -> Match | None:
+    """Return what is shown of an entity; None where its photo was removed just now."""
+    paths = snapshot.paths_of(known.image_id)
+    if not paths or known.entities is None:
         return None
-    rows, row, image_row = place
-    image, *also_at = snapshot.paths[int(rows.image_ids[image_row])]
-    x0, y0, x1, y1 = rows.boxes_xyxy[row].tolist()
-    height, width = rows.mask_sizes_hw[image_row].tolist()
+    entity = known.entities[entity_id % RANKS]
+    x0, y0, x1, y1 = entity["box_xyxy"].tolist()
+    x, y = entity["peak_xy"].tolist()
     pairs = snapshot.build.pair_similarities
+    below = float(np.searchsorted(pairs, similarity) / len(pairs) * 100) if len(pairs) else None
     return Match(
         rank=0,
-        image=image,
-        also_at=tuple(also_at),
+        image=paths[0],
+        also_at=tuple(paths[1:]),
         entity_id=entity_id,
         box_xyxy=(x0, y0, x1, y1),
-        peak_xy=(float(rows.peaks_xy[row, 0]), float(rows.peaks_xy[row, 1])),
+        peak_xy=(x, y),
         similarity=similarity,
-        percentile=float(np.searchsorted(pairs, similarity) / len(pairs) * 100)
-        if len(pairs)
-        else None,
-        mask=rows.masks[row],
-        mask_size_hw=(height, width),
+        percentile=below,
+        mask=b"",
+        mask_size_hw=(known.height, known.width),
     )
+
+
+def _with_mask(match: Match | None, snapshot: Snapshot) -> Match | None:
+    mask, size_hw = (b"", (0, 0)) if match is None else snapshot.mask_of(match.entity_id)
+    return replace(match, mask=mask, mask_size_hw=size_hw) if match is not None and mask else None

@@ -9,8 +9,9 @@ import numpy as np
 
 from vesearch.care import check_vectors
 from vesearch.care.problems import Problem, read_table, reason
-from vesearch.errors import StoreError, StoreMissingError
+from vesearch.errors import CatalogDamagedError, StoreError
 from vesearch.job import Job
+from vesearch.store import catalog
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import (
     RANKS,
@@ -43,70 +44,48 @@ def find_problems(job: Job) -> Iterator[Problem]:
         return
     shards = sorted({shard for table in TABLES for shard in store.shards(table.KIND)})
     yield from _lost_shards(store, shards)
-    images = _Images()
-    with bar("verify", total=len(shards), unit="shard") as progress:
-        for shard in shards:
-            log = read_table(store, ImageRows, shard, fingerprints[ImageRows.KIND])
-            if isinstance(log, Problem):
-                yield log
-            elif log is not None:  # else among the lost ones
-                yield from _check_log(store, shard, log, images)
-            yield from _check_shard(store, shard, log, fingerprints)
-            progress.update()
-    yield from images.problems(store)
-    yield from _check_catalog(store)
-    yield from check_vectors.find_vector_problems(job)
+    with Catalog.temporary() as fresh:
+        generation, are_whole = store.generation(), True
+        with bar("verify", total=len(shards), unit="shard") as progress:
+            for shard in shards:
+                for problem in _check_shard(store, shard, fingerprints, fresh):
+                    are_whole &= problem.kind not in (ImageRows.KIND, EntityRows.KIND)
+                    yield problem
+                progress.update()
+        yield from _check_images(store, fresh)
+        if are_whole:
+            yield from _check_catalog(store, fresh, generation)
+        yield from check_vectors.find_vector_problems(job, fresh)
 
 
 def _lost_shards(store: Store, shards: list[int]) -> Iterator[Problem]:
     """Yield shards of the log that were there when it was last folded, and are not any more."""
-    lost = Catalog.lost_shards(store, Catalog.kept(store))
-    for shard in sorted(lost | (set(shards) - {*store.shards(ImageRows.KIND)})):
+    try:
+        kept = Catalog.kept(store)
+        known = set() if kept is None else kept.needed_shards()
+    except CatalogDamagedError:
+        known = set()
+    for shard in sorted((known | set(shards)) - {*store.shards(ImageRows.KIND)}):
         path = store.shard_path(ImageRows.KIND, shard)
         yield Problem(path, "is missing", ImageRows.KIND, shard)
 
 
-class _Images:
-    """What the shards of the log say of each other's images."""
-
-    def __init__(self) -> None:
-        self.own: set[int] = set()
-        self.named: dict[bytes, tuple[int, int]] = {}  # path -> its image, and who says so
-        self.digests: dict[str, int] = {}
-        self.twice: list[tuple[int, str]] = []
-
-    def add(self, shard: int, rows: ImageRows) -> None:
-        """Take in a shard of the log."""
-        own = rows.own(shard)
-        self.own.update(rows.image_ids[own].tolist())
-        for path, image_id in zip(rows.paths, rows.image_ids.tolist(), strict=True):
-            self.named[path] = image_id, shard
-        for row, status in enumerate(rows.statuses):
-            if status == "lost":
-                self.digests.pop(rows.digests[row] or "", None)
-        for row in own:
-            digest = rows.digests[row] or ""
-            if digest in self.digests:
-                self.twice.append((shard, digest))
-            self.digests[digest] = shard
-
-    def problems(self, store: Store) -> Iterator[Problem]:
-        """Yield images that no shard has, and content that two images have."""
-        strange = {i: shard for i, shard in self.named.values() if i >= 0 and i not in self.own}
-        for image_id, shard in strange.items():
-            home = store.shard_path(ImageRows.KIND, image_id // STRIDE)
-            named = store.shard_path(ImageRows.KIND, shard).name
-            what = f"has not the image {image_id}, which {named} names"
-            yield Problem(home, what, ImageRows.KIND, image_id // STRIDE)
-        for shard, digest in self.twice:
-            path = store.shard_path(ImageRows.KIND, shard)
-            yield Problem(path, f"has content {digest}, as an earlier shard has", "images", shard)
+def _check_images(store: Store, fresh: Catalog) -> Iterator[Problem]:
+    """Yield images that no shard has, and content that two images have."""
+    for image_id, shard in fresh.strangers():
+        home = store.shard_path(ImageRows.KIND, image_id // STRIDE)
+        named = store.shard_path(ImageRows.KIND, shard).name
+        what = f"has not the image {image_id}, which {named} names"
+        yield Problem(home, what, ImageRows.KIND, image_id // STRIDE)
+    for image_id, digest in fresh.twins():
+        shard = image_id // STRIDE
+        path = store.shard_path(ImageRows.KIND, shard)
+        yield Problem(path, f"has content {digest}, as an earlier shard has", "images", shard)
 
 
-def _check_log(store: Store, shard: int, rows: ImageRows, images: _Images) -> Iterator[Problem]:
+def _check_log(store: Store, shard: int, rows: ImageRows) -> Iterator[Problem]:
     """Check one shard of the log by itself."""
     path = store.shard_path(ImageRows.KIND, shard)
-    images.add(shard, rows)
     for row, status in enumerate(rows.statuses):
         digest, has_image = rows.digests[row], rows.image_ids[row] >= 0
         if status not in _STATUSES:
@@ -116,9 +95,15 @@ def _check_log(store: Store, shard: int, rows: ImageRows, images: _Images) -> It
 
 
 def _check_shard(
-    store: Store, shard: int, log: ImageRows | Problem | None, fingerprints: dict[str, str]
+    store: Store, shard: int, fingerprints: dict[str, str], fresh: Catalog
 ) -> Iterator[Problem]:
-    """Check the tables of one shard, each by itself and against its entities."""
+    """Check the tables of one shard, each by itself and against its entities; fold them."""
+    log = read_table(store, ImageRows, shard, fingerprints[ImageRows.KIND])
+    if isinstance(log, Problem):
+        yield log
+    elif log is not None:  # else among the lost ones
+        yield from _check_log(store, shard, log)
+        fresh.extend(shard, log, store.look(ImageRows.KIND, shard))
     later = False
     for table in reversed(TABLES[1:]):  # a table is made after the one before it
         path = store.shard_path(table.KIND, shard)
@@ -138,6 +123,7 @@ def _check_shard(
         path = store.shard_path(EntityRows.KIND, shard)
         yield Problem(path, wrong, EntityRows.KIND, shard)
         return
+    fresh.describe(shard, entities, store.look(EntityRows.KIND, shard))
     for rows in others:
         if isinstance(rows, CropRows | EmbeddingRows):
             wrong = _wrong_payload(rows, len(entities.masks))
@@ -176,19 +162,16 @@ def _wrong_payload(rows: CropRows | EmbeddingRows, entities: int) -> str | None:
     return None if np.isfinite(rows.embeddings).all() else "has an embedding that is no number"
 
 
-def _check_catalog(store: Store) -> Iterator[Problem]:
-    """Check that what is kept of the log is what the log says."""
-    path, shards = store.path / "catalog.h5", store.shards(ImageRows.KIND)
+def _check_catalog(store: Store, fresh: Catalog, generation: int | None) -> Iterator[Problem]:
+    """Check that the catalogue says what the tables say; generation: of these, when looked at."""
+    path = store.path / catalog.FILE
     try:
-        store.check_file(path)
-        kept, fresh = Catalog.of(store), Catalog.fresh(store)
-    except StoreMissingError:
-        return
+        kept = Catalog.kept(store)
+        if kept is None or not kept.is_of(generation):
+            return  # it is behind, and is brought up to date when it is used
+        differs = not kept.is_sound() or not kept.says_the_same_as(fresh)
     except StoreError as err:
-        if store.has_any(ImageRows.KIND) and str(path) in str(err):
-            yield Problem(path, reason(err, path), "catalog")
-        return  # else a shard of the log is damaged, and was named
-    if store.shards(ImageRows.KIND) != shards:
-        return  # somebody writes: the two folds may be of different logs
-    if (kept.places, kept.by_digest) != (fresh.places, fresh.by_digest):
-        yield Problem(path, "differs from the log that it was made of", "catalog")
+        yield Problem(path, reason(err, path), "catalog")
+        return
+    if differs and kept.is_of(store.generation()):  # else somebody writes
+        yield Problem(path, "differs from the tables that it was made of", "catalog")

@@ -20,10 +20,10 @@ from vesearch.store.shards import Store
 _NEAR = 1e-3  # vectors agree to this: NGT normalises them anew, other processors round otherwise
 
 
-def find_vector_problems(job: Job) -> Iterator[Problem]:
+def find_vector_problems(job: Job, catalog: Catalog) -> Iterator[Problem]:
     """Yield what is wrong with the projection, the vectors and the index."""
     yield from _check_projection(job)
-    yield from _check_index(job.store)
+    yield from _check_index(job.store, catalog)
 
 
 def _check_projection(job: Job) -> Iterator[Problem]:
@@ -71,7 +71,7 @@ def _check_vectors(
         yield Problem(path, what, VectorRows.KIND, shard)
 
 
-def _check_index(store: Store) -> Iterator[Problem]:
+def _check_index(store: Store, catalog: Catalog) -> Iterator[Problem]:
     """Check that every entry of the index is an entity of the store, with its image and vector."""
     home = folder = store.path / "index"
     try:
@@ -92,16 +92,15 @@ def _check_index(store: Store) -> Iterator[Problem]:
     elif not np.array_equal(ids, build.entity_ids):
         yield Problem(folder, "has other entities than it says", "index")
     else:
-        yield from _check_entries(store, build, vectors)
+        yield from _check_entries(store, catalog, build, vectors)
 
 
-def _check_entries(store: Store, build: Build, vectors: Float32) -> Iterator[Problem]:
+def _check_entries(
+    store: Store, catalog: Catalog, build: Build, vectors: Float32
+) -> Iterator[Problem]:
     """Compare the entries of live images with what the store has; others are merely behind."""
     folder, ids = builds.current(store), build.entity_ids
-    try:
-        live = Catalog.of(store).are_live(ids // RANKS)
-    except StoreError:
-        return  # the log is damaged, and was named
+    live = catalog.are_live(ids // RANKS)
     per_shard = RANKS * STRIDE
     for shard in np.unique(ids[live] // per_shard).tolist():
         first, end = np.searchsorted(ids, [shard * per_shard, (shard + 1) * per_shard])

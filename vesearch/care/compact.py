@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -49,32 +48,18 @@ def compact_store(job: Job) -> Compacted:
     with store.lock():
         before = _bytes(store.path)
         catalog = Catalog.of(store)
-        Catalog.forget_kept(store)  # the shards it was folded from change
         shards = store.shards(ImageRows.KIND)
-        winners = _winners(store, shards)
         cleared = 0
-        with bar("compact", total=len(shards), unit="shard") as progress:
+        with catalog.compacting(), bar("compact", total=len(shards), unit="shard") as progress:
             for shard in shards:
-                cleared += _compact_log(store, shard, winners, catalog)
+                cleared += _compact_log(store, shard, catalog)
                 _compact_payload(store, shard, catalog)
                 progress.update()
         builds.drop_old_builds(store)
-        Catalog.of(store).keep(store)
     return Compacted(before, _bytes(store.path), cleared)
 
 
-def _winners(store: Store, shards: Collection[int]) -> dict[bytes, tuple[int, int]]:
-    """Return where each path's last row is, as (shard, row)."""
-    winners = {}
-    for shard in shards:
-        for row, path in enumerate(store.read(ImageRows, shard, "paths").paths):
-            winners[path] = shard, row
-    return winners
-
-
-def _compact_log(
-    store: Store, shard: int, winners: dict[bytes, tuple[int, int]], catalog: Catalog
-) -> int:
+def _compact_log(store: Store, shard: int, catalog: Catalog) -> int:
     """Drop the rows that say nothing any more; return how many images went with them.
 
     Shards are taken in order: a removal's row goes only after the rows it removes.
@@ -83,7 +68,7 @@ def _compact_log(
     own, live = set(rows.own(shard).tolist()), catalog.are_live(rows.image_ids)
     paths, kept = list(rows.paths), []
     for row, path in enumerate(rows.paths):
-        counts = bool(path) and winners[path] == (shard, row)
+        counts = bool(path) and catalog.row_of(path) == (shard, row)
         if not counts:
             paths[row] = b""
         if counts and rows.statuses[row] != "removed":

@@ -8,11 +8,17 @@ from dataclasses import dataclass
 
 from vesearch.care.check import TABLES, find_problems
 from vesearch.care.problems import Problem
-from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
+from vesearch.errors import (
+    CatalogDamagedError,
+    StoreDamagedError,
+    StoreError,
+    StoreMissingError,
+)
 from vesearch.job import Job
 from vesearch.stages import build_index, crop, detect, embed, fit_pca, project
 from vesearch.store import builds, projections
-from vesearch.store.catalog import Catalog, Place
+from vesearch.store.catalog import Catalog
+from vesearch.store.catalog_rows import Place
 from vesearch.store.log import LogRow, ShardLog, image_rows, next_shard
 from vesearch.store.rows import STRIDE, EntityRows, ImageRows
 from vesearch.store.shards import Store
@@ -71,7 +77,9 @@ def verify(job: Job, *, repair: bool = False) -> Verified:
 
 def _lost(store: Store) -> int:
     try:
-        return sum(place.status == "lost" for place in Catalog.of(store).places.values())
+        # as it is: what a damaged log is restored from must not learn from it first
+        kept = Catalog.kept(store)
+        return 0 if kept is None else sum(place.status == "lost" for _, place in kept.places())
     except StoreError:
         return 0
 
@@ -106,7 +114,7 @@ def _mend(job: Job, problems: Sequence[Problem]) -> None:
     detect.detect_pending(job)
     crop.crop_pending(job)
     embed.embed_pending(job)
-    Catalog.of(store).keep(store)
+    Catalog.of(store)  # and it is kept
     searchable = projections.path_of(store).exists() or (store.path / "index").exists()
     if searchable and kinds != {"catalog"}:
         _mend_index(job, kinds)
@@ -148,39 +156,45 @@ def _mend_log(store: Store, shard: int, fingerprint: str) -> None:
 
 def _let_go_of_strangers(store: Store, fingerprint: str) -> None:
     """Log paths as lost whose image no shard has: copies of what could not be restored."""
-    catalog, own = Catalog(), set[int]()
+    catalog = Catalog.empty()
     for shard in store.shards(ImageRows.KIND):
-        rows = store.read(ImageRows, shard)
-        catalog.extend(shard, rows)
-        own.update(rows.image_ids[rows.own(shard)].tolist())
+        catalog.extend(shard, store.read(ImageRows, shard))
     lost = ShardLog(next_shard(store), catalog)
-    for path, place in catalog.places.items():
-        if place.image_id >= 0 and place.image_id not in own:
+    for image_id, _ in catalog.strangers():
+        for path in catalog.paths_of(image_id):
             lost.lose(path, None, "the shard that had its image was damaged")
     if len(lost):
         store.write(lost.shard, lost.rows(), fingerprint)
 
 
 def _restored(store: Store, shard: int) -> ImageRows | None:
-    """Return a lost shard of the log as far as the folded log tells it."""
-    kept = Catalog.kept(store)
-    if shard not in {number for number, *_ in kept.shards}:
+    """Return a lost shard of the log as far as the catalogue tells it."""
+    try:
+        kept = Catalog.kept(store)
+        if kept is None or shard not in kept.shards():
+            return None
+        return _told_by(kept, store, shard)
+    except CatalogDamagedError:
         return None
+
+
+def _told_by(kept: Catalog, store: Store, shard: int) -> ImageRows:
     rest, damaged = _rest_of_log(store, shard, kept)
-    contents = {image_id: digest for digest, image_id in kept.by_digest.items()}
-    own = sorted(image_id for image_id in contents if image_id // STRIDE == shard)
+    own = [image.image_id for image in kept.images(shard) if image.digest is not None]
     # what the other shards do not tell; the rows of the shard's own images come first
     untold = {
         path: at
-        for path, at in kept.places.items()
-        if rest.places.get(path) != at and at.image_id // STRIDE not in damaged
+        for path, at in kept.places()
+        if rest.place(path) != at and at.image_id // STRIDE not in damaged
     }
     entries: list[tuple[bytes, Place]] = []
     for image_id in own:
-        paths = [path for path in kept.paths_of(image_id) if path in untold]
+        paths = [path for path in sorted(kept.paths_of(image_id)) if path in untold]
         entries += [(path, untold.pop(path)) for path in paths]
         if not paths:
             entries.append((b"", Place(image_id, 0, 0, "ok", None)))
+    images = {at.image_id: kept.image(at.image_id) for _, at in [*entries, *untold.items()]}
+    contents = {i: image.digest for i, image in images.items() if image is not None}
     return _rows([*entries, *untold.items()], contents, _sizes(store, shard))
 
 
@@ -189,8 +203,8 @@ def _rest_of_log(store: Store, but: int, kept: Catalog) -> tuple[Catalog, set[in
 
     These are restored in their turn, with their own images.
     """
-    rest, damaged = Catalog(), set()
-    known = {number for number, *_ in kept.shards} | {*store.shards("images")}
+    rest, damaged = Catalog.empty(), set()
+    known = {*kept.shards(), *store.shards("images")}
     for shard in sorted(known - {but}):
         try:
             rest.extend(shard, store.read(ImageRows, shard))
@@ -210,7 +224,7 @@ def _sizes(store: Store, shard: int) -> dict[int, tuple[int, int]]:
 
 def _rows(
     entries: Sequence[tuple[bytes, Place]],
-    contents: dict[int, str],
+    contents: dict[int, str | None],
     sizes_hw: dict[int, tuple[int, int]],
 ) -> ImageRows:
     rows = []

@@ -9,7 +9,6 @@ from vesearch.errors import StoreMissingError
 from vesearch.job import Job
 from vesearch.store import builds, projections
 from vesearch.store.catalog import Catalog
-from vesearch.store.rows import EntityRows
 
 _INTERNAL = ("format", "made_with", "made_of", "generation", "added", "removed")
 _UPSTREAM = {"entities": "images", "crops": "entities", "embeddings": "crops"}
@@ -39,19 +38,15 @@ def status_of(job: Job) -> Status:
     """Read a store's status; no model is needed. Raises StoreMissingError or StoreMismatchError."""
     job.open_without_models()
     catalog = Catalog.of(job.store)
-    live = catalog.paths_by_image()
     skipped: list[dict[str, str | None]] = [
         {"path": path, "status": place.status, "error": place.error}
         for path, place in catalog.skipped()
     ]
-    entities = 0
-    for shard in job.store.shards("entities"):
-        rows = job.store.read(EntityRows, shard, "image_ids", "counts")
-        entities += int(rows.counts[catalog.are_live(rows.image_ids)].sum())
+    images, paths, entities = catalog.count()
     return Status(
         store=str(job.store.path),
-        images=len(live),
-        paths=live.count(),
+        images=images,
+        paths=paths,
         entities=entities,
         skipped=skipped,
         stages=_stages(job),

@@ -245,7 +245,9 @@ def query(
             if isinstance(example, Path):
                 answer = searcher.look(example)
             else:
-                answer = searcher.answer(Question((example,), where=where, top=config.query.top))
+                top, masks = config.query.top, target is not None
+                question = Question((example,), where=where, top=top, masks=masks)
+                answer = searcher.answer(question)
             if target is not None:
                 picture.save_png(answers.draw_answer(answer, searcher.job.decoders), target)
         except VesearchError as err:

@@ -81,14 +81,8 @@ def _is_in(store: Store, target: Path) -> bool:
         info = target.stat()
     except OSError:  # a link that leads nowhere
         return False
-    look, name = (info.st_size, info.st_mtime_ns), os.fsencode(target.name).lower()
-    for path, place in Catalog.of(store).places.items():
-        if place.status == "removed":
-            continue
-        near = (place.size, place.mtime_ns) == look or path.lower().endswith(b"/" + name)
-        if near and _is_same(target, Path(os.fsdecode(path))):
-            return True
-    return False
+    alike = Catalog.of(store).alike(info.st_size, info.st_mtime_ns, os.fsencode(target.name))
+    return any(_is_same(target, Path(os.fsdecode(path))) for path in alike)
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -27,9 +27,12 @@ def detect_pending(job: Job) -> int:
                 lost += [item for item in batch if item.frame is None]
                 progress.update(len(batch))
             rereader.log_lost(lost)  # first: else a kill in between would hide them for ever
-            for kind in ("vectors", "embeddings", "crops"):  # row for row those of other entities
-                job.store.drop(kind, shard)
-            job.store.write(shard, to_rows(detected), job.fingerprints["entities"])
+            rows = to_rows(detected)
+            with rereader.catalog.changing():
+                for kind in ("vectors", "embeddings", "crops"):  # row for row those of others
+                    job.store.drop(kind, shard)
+                job.store.write(shard, rows, job.fingerprints["entities"])
+                rereader.catalog.describe(shard, rows)
             done += len(detected) - len(lost)
     return done
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from vesearch.describe import embed_crops
 from vesearch.job import Job
+from vesearch.store.catalog import Catalog
 from vesearch.store.entities import count_entities
 from vesearch.store.rows import CropRows, EmbeddingRows
 from vesearch.system.ahead import batched
@@ -24,6 +25,7 @@ def embed_pending(job: Job) -> int:
                 parts.append(embed_crops(job.embedder, batch, job.config.crop.size))
                 progress.update(len(batch))
             rows = EmbeddingRows(np.concatenate(parts))
-            job.store.write(shard, rows, job.fingerprints["embeddings"])
+            with Catalog.of(job.store).changing():
+                job.store.write(shard, rows, job.fingerprints["embeddings"])
             done += len(jpegs)
     return done

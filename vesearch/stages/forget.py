@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path
 
 from vesearch.errors import VesearchError
 from vesearch.job import Job
 from vesearch.stages.walking import Found
 from vesearch.store.catalog import Catalog
+from vesearch.store.catalog_rows import Place
 from vesearch.store.log import log_removed
 from vesearch.system.files import is_gone
 
@@ -43,9 +45,10 @@ def refuse_unmounted(folders: Sequence[Path], catalog: Catalog, found: Found) ->
 
     A file that was moved, going by size and time, is not.
     """
-    known = list(_below(folders, catalog))
-    gone = Counter(_look(catalog, path) for path in vanished(folders, catalog, found))
-    new = Counter((c.size, c.mtime_ns) for c in found.candidates if c.path not in catalog.places)
+    known = _below(folders, catalog)
+    gone = Counter(known[path].look for path in vanished(folders, catalog, found))
+    candidates = (c for c in found.candidates if catalog.place(c.path) is None)
+    new = Counter((c.size, c.mtime_ns) for c in candidates)
     count = (gone - new).total()
     if 2 * count > len(known):
         names = ", ".join(map(str, folders))
@@ -60,39 +63,30 @@ def matching(patterns: Sequence[str], catalog: Catalog) -> list[bytes]:
 
     Raises VesearchError for a pattern that names none.
     """
-    known = catalog.places.known()
     named: set[bytes] = set()
     for pattern in patterns:
-        own = _named(os.path.abspath(pattern), known)
+        own = _named(os.path.abspath(pattern), catalog)
         if not own:
             raise VesearchError(f"{pattern}: no file of the collection has this path")
         named |= own
-    return [path for path in known if path in named]
+    return sorted(named)
 
 
-def _below(folders: Sequence[Path], catalog: Catalog) -> Iterator[bytes]:
-    roots = [os.fsencode(os.path.abspath(folder)) for folder in folders]
-    for path in catalog.places.known():
-        if any(_is_below(path, root) for root in roots):
-            yield path
+def _below(folders: Sequence[Path], catalog: Catalog) -> dict[bytes, Place]:
+    """Return the known paths below folders."""
+    roots = (os.fsencode(os.path.abspath(folder)) for folder in folders)
+    return {path: place for root in roots for path, place in catalog.known(root)}
 
 
-def _is_below(path: bytes, root: bytes) -> bool:
-    return path == root or path.startswith(root.rstrip(b"/") + b"/")
-
-
-def _look(catalog: Catalog, path: bytes) -> tuple[int, int]:
-    return catalog.places[path].size, catalog.places[path].mtime_ns
-
-
-def _named(pattern: str, known: Sequence[bytes]) -> set[bytes]:
+def _named(pattern: str, catalog: Catalog) -> set[bytes]:
     """Return the known paths that one absolute pattern names; names with * in them come first."""
-    root = os.fsencode(pattern)
-    exact = {path for path in known if _is_below(path, root)}
-    if exact:
-        return exact
+    exact = {path for path, _ in catalog.known(os.fsencode(pattern))}
     parts = Path(pattern).parts
-    return {path for path in known if _matches(Path(os.fsdecode(path)).parts, parts)}
+    plain = list(takewhile(lambda part: not set(part) & set("*?["), parts))
+    if exact or len(plain) == len(parts):
+        return exact
+    among = (path for path, _ in catalog.known(os.fsencode(Path(*plain))))
+    return {path for path in among if _matches(Path(os.fsdecode(path)).parts, parts)}
 
 
 def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:

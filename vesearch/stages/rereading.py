@@ -51,14 +51,14 @@ class Rereader:
             return
         shard_log = log.ShardLog(log.next_shard(self._job.store), self.catalog)
         for item in lost:
-            for path in self.catalog.paths_of(item.image_id) or [b""]:
+            for path in sorted(self.catalog.paths_of(item.image_id)) or [b""]:
                 shard_log.lose(path, item.digest, item.error)
         log.commit(self._job.store, shard_log, self._job.fingerprints["images"])
 
     def _reread(self, image_id: int, digest: str | None) -> Reread:
         """Try the paths that have the image, now that some may be gone."""
         error = "no longer in the collection"
-        for path in self.catalog.paths_of(image_id):
+        for path in sorted(self.catalog.paths_of(image_id)):
             try:
                 frame = self._job.decoders.read(Path(os.fsdecode(path)))
             except ImageError as err:

@@ -80,7 +80,7 @@ def _consider(path: Path, key: bytes, catalog: Catalog, found: Found) -> None:
         info = path.stat()
     except OSError:  # a broken link, or gone since the walk saw it
         info = None
-    known = catalog.places.get(key)
+    known = catalog.place(key)
     size, mtime_ns = (info.st_size, info.st_mtime_ns) if info else (0, 0)
     unchanged = known is not None and (known.size, known.mtime_ns) == (size, mtime_ns)
     if known is not None and unchanged and known.status != "removed":

@@ -84,8 +84,8 @@ class ShardLog:
         was moved.
         """
         row_id, digest = self.shard * STRIDE + len(self), frame.digest
-        image_id = self.catalog.by_digest.get(digest, self._own.get(digest, row_id))
-        known = self.catalog.places.get(file.path)
+        image_id = self._known_as(digest, row_id)
+        known = self.catalog.place(file.path)
         is_back = known is not None and known.image_id == image_id  # touched, or restored
         status: ImageStatus = "ok" if image_id == row_id else "duplicate"
         if known is not None and is_back:
@@ -128,8 +128,12 @@ class ShardLog:
         """Return the shard's table."""
         return image_rows(self._rows)
 
+    def _known_as(self, digest: str, new_id: int) -> int:
+        image_id = self.catalog.image_of(digest)
+        return self._own.get(digest, new_id) if image_id is None else image_id
+
     def _drop_gone(self, image_id: int, *, but: bytes) -> None:
-        for path in self.catalog.paths_of(image_id):
+        for path in sorted(self.catalog.paths_of(image_id)):
             if path != but and path not in self._dropped and is_gone(path):
                 self.drop(path)
 
@@ -155,6 +159,9 @@ def log_removed(store: Store, paths: list[bytes], catalog: Catalog, fingerprint:
 
 def commit(store: Store, log: ShardLog, fingerprint: str) -> None:
     """Write a shard of the log, if it says anything, and let its catalogue know."""
-    if len(log):
-        store.write(log.shard, log.rows(), fingerprint)
-        log.catalog.extend(log.shard, log.rows())
+    if not len(log):
+        return
+    rows = log.rows()
+    with log.catalog.changing():
+        store.write(log.shard, rows, fingerprint)
+        log.catalog.extend(log.shard, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
@@ -92,6 +93,19 @@ def fingerprint_in(path: Path) -> str:
         with opened(path) as whole:
             return str(whole.root._v_attrs.fingerprint)
     return fingerprint
+
+
+def look_of(path: Path) -> tuple[int, int]:
+    """Return a file's size and its last four bytes, which are a CRC-32 of the others."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - 4))
+            return size, int.from_bytes(file.read(4), "little")
+    except FileNotFoundError as err:
+        raise StoreMissingError(f"{path} is missing from the store; {REPAIR}") from err
+    except OSError as err:
+        raise StoreError(f"cannot read {path}: {err.strerror}") from err
 
 
 @contextmanager

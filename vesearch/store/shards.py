@@ -9,7 +9,7 @@ import secrets
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,11 +34,24 @@ _NOT_OURS = "is not a vesearch store: it has no store.json"
 R = TypeVar("R", bound=Rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What tells a sealed file from others, wherever it was copied to: its bytes, and its CRC."""
+
+    size: int
+    seal: int
+
+
 class Store:
-    """A folder of shards. Reading needs no lock; writing happens inside `with store.lock()`."""
+    """A folder of shards. Reading needs no lock; writing happens inside `with store.lock()`.
+
+    held: what is kept while the lock is held, None while it is not.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.held: dict[str, object] | None = None
+        self._changes: list[int] = []  # the generation to come, while tables are being changed
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -110,8 +123,10 @@ class Store:
             os.ftruncate(handle, 0)
             os.pwrite(handle, str(os.getpid()).encode(), 0)
             self._sweep()
+            self.held = {}
             yield
         finally:
+            self.held = None
             os.close(handle)  # the lock goes with the handle, also when the process dies
 
     def _refuse_foreign(self) -> None:
@@ -163,7 +178,7 @@ class Store:
         """Remove one shard's file. Raises StoreError."""
         path = self.shard_path(kind, shard)
         try:
-            with self._changing(kind):
+            with self._if_counted(kind):
                 remove(path)
         except OSError as err:
             raise StoreError(f"cannot remove {path}: {err.strerror}") from err
@@ -171,7 +186,7 @@ class Store:
     def write(self, shard: int, rows: Rows, fingerprint: str) -> None:
         """Commit one shard atomically under its fingerprint."""
         columns = {field.name: getattr(rows, field.name) for field in fields(rows)}
-        with self._changing(rows.KIND):
+        with self._if_counted(rows.KIND):
             self.write_file(self.shard_path(rows.KIND, shard), columns, fingerprint)
 
     def read(self, kind: type[R], shard: int, *columns: str) -> R:
@@ -187,6 +202,14 @@ class Store:
             raise StoreDamagedError(f"{path} {flaw}; {REPAIR}")
         return rows
 
+    def look(self, kind: str, shard: int) -> Look:
+        """Return what tells a shard's file from others. Raises StoreMissingError."""
+        return Look(*sealed.look_of(self.shard_path(kind, shard)))
+
+    def looks(self, kind: str) -> dict[int, Look]:
+        """Return the same of all committed shards of a kind, in order."""
+        return {shard: self.look(kind, shard) for shard in self.shards(kind)}
+
     # --- generations ------------------------------------------------------------------------
 
     def generation(self) -> int | None:
@@ -195,20 +218,29 @@ class Store:
         None while one is just changing, after a writer died in the middle of it, and where no
         writer has counted yet.
         """
-        try:
-            count = _counted((self.path / _GENERATION).read_bytes())
-        except OSError:
-            return None
+        count = self.count()
         return None if count is None or count % 2 else count
 
+    def count(self) -> int | None:
+        """Return the same, one more while tables are just changing; None where none has counted."""
+        try:
+            return _counted((self.path / _GENERATION).read_bytes())
+        except OSError:
+            return None
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether it is this very store object that is changing tables."""
+        return bool(self._changes)
+
     @contextmanager
-    def _changing(self, kind: str) -> Iterator[None]:
-        """Count a change of such a table; the count is odd while it happens.
+    def changing(self) -> Iterator[int]:
+        """Count changes of tables as one, odd while it happens; yield the generation to come.
 
         Written in place: it is for readers of now, who go when the machine does.
         """
-        if kind not in _COUNTED:
-            yield
+        if self._changes:
+            yield self._changes[0]
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -218,12 +250,24 @@ class Store:
         try:
             count = _counted(os.pread(handle, 64, 0))
             # where the count was lost, not from 0: it would come upon numbers that meant others
-            count = (secrets.randbits(60) if count is None else count) | 1
+            count = (secrets.randbits(60) if count is None else count + 1) | 1
             os.pwrite(handle, _count_text(count), 0)
-            yield
+            self._changes.append(count + 1)
+            try:
+                yield count + 1
+            finally:
+                self._changes.clear()
             os.pwrite(handle, _count_text(count + 1), 0)
         finally:
             os.close(handle)
+
+    @contextmanager
+    def _if_counted(self, kind: str) -> Iterator[None]:
+        if kind in _COUNTED:
+            with self.changing():
+                yield
+        else:
+            yield
 
     # --- single files -------------------------------------------------------------------------
 

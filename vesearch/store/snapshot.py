@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -11,49 +12,51 @@ from pathlib import Path
 
 import numpy as np
 
-from vesearch.errors import StoreMissingError
-from vesearch.records import Entities, Float32, Int64
+from vesearch.errors import CatalogDamagedError, StoreMissingError
+from vesearch.records import Entities, Float32
 from vesearch.store import builds
 from vesearch.store.builds import Build
 from vesearch.store.catalog import Catalog
+from vesearch.store.catalog_rows import KnownImage
 from vesearch.store.entities import to_rows
-from vesearch.store.rows import RANKS, STRIDE, EmbeddingRows, EntityRows
+from vesearch.store.rows import RANKS, STRIDE, EmbeddingRows, EntityRows, ImageRows
+from vesearch.store.sealed import REPAIR
 from vesearch.store.shards import Store
 
 _TABLES_KEPT = 64  # shards of entities, about 1 MB each
-# what a match shows; a column costs more to open than to read, and most are asked for matches
-_SHOWN = ("image_ids", "counts", "boxes_xyxy", "peaks_xy", "masks", "mask_sizes_hw")
+_MASKS = ("image_ids", "counts", "masks", "mask_sizes_hw")
 _TRIES = 100
 
 MadeWith = Callable[[], Mapping[str, str]]
+Look = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """What tells one state of a store from another; a few stats and one small read.
 
-    generation: None where a table is just changing, or nobody counts: equal to no other.
+    count: of changes; odd while one is happening. None where nobody counts: equal to no other.
     counted, index, settings: what tells the file of that count, the one that names the index, and
         the store's settings from others; a backup that is put back counts from where it was.
     """
 
-    generation: int | None
-    counted: tuple[int, int, int] | None
-    index: tuple[int, int, int] | None
-    settings: tuple[int, int, int] | None
+    count: int | None
+    counted: Look | None
+    index: Look | None
+    settings: Look | None
 
     @classmethod
     def of(cls, store: Store) -> State:
         """Return the state of now."""
         files = [store.path / name for name in ("generation", "index/current", "store.json")]
-        return cls(store.generation(), *map(_look, files))
+        return cls(store.count(), *map(_look, files))
 
     def holds(self, now: State) -> bool:
         """Tell whether nothing has changed since."""
-        return self.generation is not None and self == now
+        return self.count is not None and self == now
 
 
-def _look(file: Path) -> tuple[int, int, int] | None:
+def _look(file: Path) -> Look | None:
     try:
         info = file.stat()
     except OSError:
@@ -62,19 +65,20 @@ def _look(file: Path) -> tuple[int, int, int] | None:
 
 
 class _Shard:
-    """The entities of one shard, found by id; whole, or the columns that a match shows."""
+    """The entities of one shard, found by id; whole, or but their masks."""
 
     def __init__(self, rows: EntityRows, *, whole: bool) -> None:
         self.rows = rows
         self.whole = whole
-        self.places = {entity: row for row, entity in enumerate(rows.entity_ids().tolist())}
-        self.images = rows.image_rows()
+        self.images = {image: row for row, image in enumerate(rows.image_ids.tolist())}
+        self.starts = np.cumsum(rows.counts) - rows.counts
 
 
 class Snapshot:
     """A store's catalogue, index and tables as they belong together; safe from several threads.
 
-    made_with: the fingerprint of each kind of table.
+    The catalogue and the tables are those of now, so who asks several things of them looks, in the
+    end, whether it is_current() still. made_with: the fingerprint of each kind of table.
     """
 
     def __init__(
@@ -86,16 +90,23 @@ class Snapshot:
         self.made_with = made_with
         self._lock = threading.RLock()
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
+        self._logged: dict[int, set[int]] = {}  # shard of the log -> the images that it has
 
     @classmethod
-    def open(cls, store: Store, made_with: MadeWith) -> Snapshot:
-        """Open the state of now. Raises StoreError, and what made_with raises."""
+    def open(cls, store: Store, made_with: MadeWith, last: Snapshot | None = None) -> Snapshot:
+        """Open the state of now; last: the one before, whose index may still be the one in use.
+
+        Raises StoreError, and what made_with raises.
+        """
         for _ in range(_TRIES):
             state, fingerprints = State.of(store), made_with()
             catalog = Catalog.of(store)
-            if state.generation is None or state.holds(State.of(store)):
-                break  # one that is just changing is good for one question
-        return cls(store, state, catalog, fingerprints)
+            if state.holds(State.of(store)) or state.count is None:
+                break
+        snapshot = cls(store, state, catalog, fingerprints)
+        if last is not None and last.state.index == state.index and "_build" in last.__dict__:
+            snapshot.__dict__["_build"] = last._build
+        return snapshot
 
     def is_current(self) -> bool:
         """Tell whether the store is still as it was opened."""
@@ -111,19 +122,32 @@ class Snapshot:
     def _build(self) -> Build:
         return builds.load(self.store)
 
-    @cached_property
-    def paths(self) -> Mapping[int, list[str]]:
-        """The paths of each live image."""
-        return self.catalog.paths_by_image()
+    def image(self, image_id: int) -> KnownImage | None:
+        """Return an image of the collection; None where it has no path any more."""
+        known = self.catalog.image(image_id)
+        if known is None and self._is_logged(image_id):
+            raise CatalogDamagedError(
+                f"the catalogue of {self.store.path} does not have the image {image_id}; {REPAIR}"
+            )
+        return known if known is not None and known.paths else None
 
-    def place_of(self, entity_id: int) -> tuple[EntityRows, int, int] | None:
-        """Return an entity's table, its row there and its image's; None where it is gone."""
-        shard = self._shard(entity_id // RANKS // STRIDE)
-        row = shard.places.get(entity_id)
-        # compaction, which may have run since the catalogue was read, leaves blank rows
-        if row is None or not shard.rows.masks[row]:
-            return None
-        return shard.rows, row, int(shard.images[row])
+    def _is_logged(self, image_id: int) -> bool:
+        """Tell whether the log has an image: one that is not found may be gone, or not be read."""
+        shard = image_id // STRIDE
+        if not self.catalog.knows(shard):
+            return False
+        with self._lock:
+            if shard not in self._logged:
+                try:
+                    rows = self.store.read(ImageRows, shard, "image_ids")
+                    self._logged[shard] = set(rows.image_ids[rows.own(shard)].tolist())
+                except StoreMissingError:  # compacted away, with all that was in it
+                    self._logged[shard] = set()
+            return image_id in self._logged[shard]
+
+    def paths_of(self, image_id: int) -> list[str]:
+        """Return an image's paths, in the order they were added."""
+        return [os.fsdecode(path) for path in self.catalog.paths_of(image_id)]
 
     def is_up_to_date(self, kind: str, image_id: int) -> bool:
         """Tell whether an image's table was made with the settings that the store has now."""
@@ -131,37 +155,46 @@ class Snapshot:
 
     def entities_of(self, image_id: int) -> Entities | None:
         """Return an image's entities, in pixels of the upright image; None where they are gone."""
-        rows = self._shard(image_id // STRIDE, whole=True).rows
-        found = np.flatnonzero(rows.image_ids == image_id)
-        if not len(found) or rows.image_errors[found[0]] is not None:
+        shard = self._shard(image_id // STRIDE, whole=True)
+        row = shard.images.get(image_id)
+        if row is None or shard.rows.image_errors[row] is not None:
             return None
-        entities = rows.entities_of(int(found[0]))
+        entities = shard.rows.entities_of(row)
         return entities if all(entities.masks) else None
 
-    def embeddings_of(self, entity_ids: Int64) -> Float32 | None:
-        """Return the stored (n, dim) embeddings of entities of one image.
+    def mask_of(self, entity_id: int) -> tuple[bytes, tuple[int, int]]:
+        """Return an entity's mask as COCO run lengths, and its (h, w); b"" where it is gone."""
+        image_id, rank = divmod(entity_id, RANKS)
+        shard = self._shard(image_id // STRIDE)
+        row = shard.images.get(image_id)
+        if row is None or rank >= shard.rows.counts[row]:
+            return b"", (0, 0)
+        height, width = shard.rows.mask_sizes_hw[row].tolist()
+        return shard.rows.masks[int(shard.starts[row]) + rank], (height, width)
+
+    def embeddings_of(self, image_id: int) -> Float32 | None:
+        """Return the stored (n, dim) embeddings of an image's entities, in their order.
 
         None where they are not there, or were made with other settings than the store's.
         """
-        shard = int(entity_ids[0]) // RANKS // STRIDE
+        known = self.catalog.image(image_id)
+        if known is None or known.entities is None:
+            return None
         try:
-            if not self.is_up_to_date(EmbeddingRows.KIND, int(entity_ids[0]) // RANKS):
+            if not self.is_up_to_date(EmbeddingRows.KIND, image_id):
                 return None
-            embeddings = self.store.read(EmbeddingRows, shard).embeddings
+            embeddings = self.store.read(EmbeddingRows, image_id // STRIDE).embeddings
         except StoreMissingError:
             return None
-        places = self._shard(shard).places
-        rows = [places.get(entity_id, -1) for entity_id in entity_ids.tolist()]
-        if min(rows) < 0 or len(embeddings) != len(places):
-            return None
-        return embeddings[rows].astype(np.float32)
+        own = embeddings[known.start : known.start + len(known.entities)]
+        return own.astype(np.float32) if len(own) == len(known.entities) else None
 
     def _shard(self, shard: int, *, whole: bool = False) -> _Shard:
         """Return a shard's entities; it is read once, and a few are kept."""
         with self._lock:
             kept = self._shards.get(shard)
             if kept is None or (whole and not kept.whole):
-                kept = _Shard(self._read(shard, () if whole else _SHOWN), whole=whole)
+                kept = _Shard(self._read(shard, () if whole else _MASKS), whole=whole)
                 self._shards[shard] = kept
                 if len(self._shards) > _TABLES_KEPT:
                     self._shards.popitem(last=False)
@@ -198,5 +231,5 @@ class Snapshots:
         """
         with self._lock:
             if self._last is None or not self._last.is_current():
-                self._last = Snapshot.open(self._store, self._made_with)
+                self._last = Snapshot.open(self._store, self._made_with, self._last)
             return self._last
