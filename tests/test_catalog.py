@@ -421,6 +421,7 @@ def test_a_writer_killed_in_the_middle_leaves_what_was_committed(big: Store) -> 
 import os, signal
 from pathlib import Path
 from vesearch.store.catalog import Catalog
+from vesearch.store.folding import Look
 from vesearch.store.rows import ImageRows
 from vesearch.store.shards import Store
 store = Store(Path({str(big.path)!r}))
@@ -431,7 +432,7 @@ with store.lock():
         store.write(4, rows, "fingerprint")
         catalog.extend(4, rows)
         catalog._database.all("PRAGMA cache_size=1")
-        catalog.extend(5, rows, store.look("images", 4))
+        catalog.extend(5, rows, Look.of(store.tail("images", 4)))
         os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", code], check=False)

@@ -162,10 +162,9 @@ class Job:
         wanted = self.fingerprints[kind] if fingerprint is None else fingerprint
         shards = self.store.shards(upstream)
         open_ = [s for s in shards if not self.store.is_done(kind, s, wanted)]
-        return [s for s in open_ if upstream != ImageRows.KIND or self._has_images(s)]
-
-    def _has_images(self, shard: int) -> bool:
-        return len(self.store.read(ImageRows, shard, "image_ids").own(shard)) > 0
+        if upstream != ImageRows.KIND:
+            return open_
+        return [s for s in open_ if self.store.counts(ImageRows, s)["images"]]
 
 
 def _fingerprints(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from vesearch.errors import CatalogDamagedError, StoreError
 from vesearch.job import Job
 from vesearch.store import catalog
 from vesearch.store.catalog import Catalog
+from vesearch.store.folding import Look
 from vesearch.store.rows import (
     RANKS,
     STRIDE,
@@ -103,7 +104,7 @@ def _check_shard(
         yield log
     elif log is not None:  # else among the lost ones
         yield from _check_log(store, shard, log)
-        fresh.extend(shard, log, store.look(ImageRows.KIND, shard))
+        fresh.extend(shard, log, Look.of(store.tail(ImageRows.KIND, shard)))
     later = False
     for table in reversed(TABLES[1:]):  # a table is made after the one before it
         path = store.shard_path(table.KIND, shard)
@@ -123,7 +124,7 @@ def _check_shard(
         path = store.shard_path(EntityRows.KIND, shard)
         yield Problem(path, wrong, EntityRows.KIND, shard)
         return
-    fresh.describe(shard, entities, store.look(EntityRows.KIND, shard))
+    fresh.describe(shard, entities, Look.of(store.tail(EntityRows.KIND, shard)))
     for rows in others:
         if isinstance(rows, CropRows | EmbeddingRows):
             wrong = _wrong_payload(rows, len(entities.masks))

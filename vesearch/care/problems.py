@@ -39,10 +39,13 @@ def read_table(
     """Read a table whole; None where it is not made yet."""
     path = store.shard_path(table.KIND, shard)
     try:
-        rows = store.read(table, shard)
-        if fingerprint is not None and store.fingerprint(path) != fingerprint:
+        rows, tail = store.read(table, shard), store.tail(table.KIND, shard)
+        found = tail.fingerprint or store.fingerprint(path)
+        if fingerprint is not None and found != fingerprint:
             what = "has the fingerprint of other settings or weights"
             return Problem(path, what, table.KIND, shard)
+        if tail.counts is not None and tail.counts != rows.counts_of(shard):
+            return Problem(path, "does not have as many rows as it says", table.KIND, shard)
         return rows
     except StoreMissingError:
         return None

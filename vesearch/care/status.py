@@ -10,7 +10,7 @@ from vesearch.job import Job
 from vesearch.store import builds, projections
 from vesearch.store.catalog import Catalog
 
-_INTERNAL = ("format", "made_with", "made_of", "generation", "added", "removed")
+_INTERNAL = ("format", "made_with", "made_of", "generation", "added", "removed", "unsampled")
 _UPSTREAM = {"entities": "images", "crops": "entities", "embeddings": "crops"}
 
 

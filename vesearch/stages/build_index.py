@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,18 +16,20 @@ from vesearch.indexes import INDEXES, Index
 from vesearch.indexes.objects import Keys, vector_keys
 from vesearch.job import Job
 from vesearch.projection import Projection
-from vesearch.records import Float32, Int64
+from vesearch.records import Bool, Float32, Int64
 from vesearch.store import builds, projections
 from vesearch.store.builds import Build
 from vesearch.store.catalog import Catalog
-from vesearch.store.entities import read_ids
-from vesearch.store.rows import VectorRows
+from vesearch.store.rows import RANKS, STRIDE, EntityRows, VectorRows
 from vesearch.system.digests import fingerprint_of
 from vesearch.system.progress import bar
 
 log = logging.getLogger(__name__)
 
 Outcome = Literal["current", "updated", "built"]  # what became of the index
+
+_OF_SHARD = STRIDE * RANKS  # ids of entities
+_RESAMPLE = 0.1  # of the entities may change before pairs of them are drawn anew
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,50 +46,64 @@ class Gathered:
     def __len__(self) -> int:
         return len(self.entity_ids)
 
+    def take(self, rows: Int64 | Bool) -> Gathered:
+        """Return some of them."""
+        return Gathered(self.entity_ids[rows], self.keys[rows], self.vectors[rows])
+
+    @classmethod
+    def of(cls, parts: Sequence[Gathered], dim: int) -> Gathered:
+        """Return several in one."""
+        return cls(
+            np.concatenate([np.zeros(0, np.int64), *(part.entity_ids for part in parts)]),
+            np.concatenate([np.zeros(0, np.uint64), *(part.keys for part in parts)]),
+            np.concatenate([np.zeros((0, dim), np.float32), *(part.vectors for part in parts)]),
+        )
+
 
 def update_index(job: Job) -> Outcome:
     """Bring the index up to date with the vectors tables; say whether it was, and if not, how.
 
-    Entities that came or went are added to the current index and removed from it, unless building
-    it anew is cheaper. The index in use is never touched: the new one is made beside it.
+    Only tables that changed since, or whose photos did, are read. Entities that came or went are
+    added to the current index and removed from it, unless building it anew is cheaper. The index in
+    use is never touched: the new one is made beside it.
     """
-    projection = projections.load(job.store)
-    upstream = job.recorded_fingerprints()["embeddings"]
-    fingerprint = projections.vectors_fingerprint(projection, upstream)
-    made_with = fingerprint_of(builds.FORMAT, fingerprint, kept_settings(job.config, "index"))
-    if (entities := _unchanged(job, made_with)) is not None:
+    source = _Source.of(job)
+    if (entities := _unchanged(job, source.made_with)) is not None:
         _warn_if_outgrown(job, entities)
         return "current"
-    wanted = _gather(job, projection, fingerprint)
-    if not len(wanted):
-        raise StoreMissingError(
-            f"store {job.store.path} has no entities to index; run: vesearch ingest FOLDER"
-        )
-    _warn_if_outgrown(job, len(wanted))
-    content = hashlib.blake2b(wanted.entity_ids.tobytes() + wanted.keys.tobytes()).hexdigest()
-    known: dict[str, Any] = {
-        "made_with": made_with,
-        "made_of": fingerprint_of(made_with, content),
-        "generation": job.store.generation(),
-    }
     old = builds.load_if_whole(job.store)
-    if old is not None and old.facts["made_of"] == known["made_of"]:
-        builds.note(job.store, {**old.facts, **known})  # the next time a look at that is enough
-        return "current"
-    if old is not None and old.facts.get("made_with") == made_with:
-        changes = _changes(old, wanted)
+    if old is not None and old.facts.get("made_with") == source.made_with:
+        changes = _changes(old, source)
         sizes = {"removed": len(changes.removed), "added": len(changes.added)}
+        if not any(sizes.values()):
+            facts = {**old.facts, "generation": job.store.generation()}
+            builds.note(job.store, facts, source.tables)  # next time a look at that is enough
+            _warn_if_outgrown(job, len(old.entity_ids))
+            return "current"
+        if len(old.entity_ids) + sizes["added"] == sizes["removed"]:
+            raise _no_entities(job)
         if not old.index.prefers_rebuild(**sizes):
-            _change(old.index, changes, wanted)
-            builds.commit(job.store, _build(job, old.index, projection, wanted, {**known, **sizes}))
+            _warn_if_outgrown(job, len(old.entity_ids) + sizes["added"] - sizes["removed"])
+            _update(job, old, source, changes)
             return "updated"
+    wanted = source.gather()
+    if not len(wanted):
+        raise _no_entities(job)
+    _warn_if_outgrown(job, len(wanted))
     settings = job.config.index
     index: Index = INDEXES.create(settings.backend, offered={"recall": settings.recall})
     with bar("index", total=len(wanted), unit="ent") as progress:
         index.build(wanted.entity_ids, wanted.vectors)
         progress.update(len(wanted))
-    builds.commit(job.store, _build(job, index, projection, wanted, known))
+    pairs = _pairs(job, wanted.vectors)
+    _commit(job, source, index, (wanted.entity_ids, wanted.keys), pairs, {"unsampled": 0})
     return "built"
+
+
+def _no_entities(job: Job) -> StoreMissingError:
+    return StoreMissingError(
+        f"store {job.store.path} has no entities to index; run: vesearch ingest FOLDER"
+    )
 
 
 def _unchanged(job: Job, made_with: str) -> int | None:
@@ -106,67 +122,134 @@ def _unchanged(job: Job, made_with: str) -> int | None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Source:
+    """The vectors tables that an index is made of.
+
+    made_with: the fingerprint of an index of them. tables: as Build has them.
+    """
+
+    job: Job
+    catalog: Catalog
+    projection: Projection
+    made_with: str
+    tables: Int64
+
+    @classmethod
+    def of(cls, job: Job) -> _Source:
+        """Find the tables that are up to date."""
+        projection, catalog = projections.load(job.store), Catalog.of(job.store)
+        upstream = job.recorded_fingerprints()["embeddings"]
+        fingerprint = projections.vectors_fingerprint(projection, upstream)
+        made_with = fingerprint_of(builds.FORMAT, fingerprint, kept_settings(job.config, "index"))
+        live = catalog.live_seals()
+        tables = [
+            (shard, tail.size, tail.seal, live[shard])
+            for shard, tail in job.store.tails(VectorRows.KIND).items()
+            if shard in live and job.store.is_done(VectorRows.KIND, shard, fingerprint, tail)
+        ]
+        return cls(job, catalog, projection, made_with, np.array(tables, np.int64).reshape(-1, 4))
+
+    def gather(self, shards: Sequence[int] | None = None) -> Gathered:
+        """Return all live entities, or those of some shards, in the order of their ids."""
+        wanted = self.tables[:, 0].tolist() if shards is None else shards
+        return Gathered.of([_gather(self, shard) for shard in wanted], self.dim)
+
+    @property
+    def dim(self) -> int:
+        """How long the vectors are."""
+        return len(self.projection.components)
+
+
+def _gather(source: _Source, shard: int) -> Gathered:
+    """Return the live entities of a shard, in the order of their ids."""
+    store = source.job.store
+    vectors = store.read(VectorRows, shard).vectors
+    count = store.counts(EntityRows, shard)["entities"]
+    if count != len(vectors):
+        path = store.shard_path(VectorRows.KIND, shard)
+        raise StoreDamagedError(
+            f"{path} has {len(vectors)} rows for {count} entities; run: vesearch verify --repair"
+        )
+    ids, rows = source.catalog.live_rows(shard)
+    own = vectors[rows]
+    shown = own.any(axis=1)  # zeros: no crop
+    return Gathered(ids[shown], vector_keys(own[shown]), own[shown])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Changes:
-    """removed: ids that the index has; added: rows of what is wanted."""
+    """What comes and what goes: rows of the old build, and entities that it does not have so."""
 
     removed: Int64
-    added: Int64
+    added: Gathered
 
 
-def _changes(old: Build, wanted: Gathered) -> _Changes:
-    """Compare an index with what it should hold, by entity and by vector."""
-    order = np.argsort(old.entity_ids, kind="stable")
-    have = old.entity_ids[order]
-    at = np.minimum(np.searchsorted(have, wanted.entity_ids), len(have) - 1)
-    same = (have[at] == wanted.entity_ids) & (old.keys[order[at]] == wanted.keys)
-    stays = np.zeros(len(have), bool)
-    stays[order[at[same]]] = True
-    return _Changes(old.entity_ids[~stays], np.flatnonzero(~same))
+def _changes(old: Build, source: _Source) -> _Changes:
+    """Compare a build with the tables, by entity and by vector; those it was made of are the same.
+
+    An entity whose vector changed goes and comes again.
+    """
+    before, now = (set(map(tuple, tables.tolist())) for tables in (old.tables, source.tables))
+    shards = sorted({line[0] for line in before ^ now})
+    there = {line[0] for line in now}
+    removed, added = [np.zeros(0, np.int64)], []
+    for shard in shards:
+        first, end = np.searchsorted(old.entity_ids, [shard * _OF_SHARD, (shard + 1) * _OF_SHARD])
+        wanted = source.gather([shard] if shard in there else [])
+        had, keys = old.entity_ids[first:end], old.keys[first:end]
+        _, ours, theirs = np.intersect1d(had, wanted.entity_ids, return_indices=True)
+        same = keys[ours] == wanted.keys[theirs]
+        removed.append(np.setdiff1d(np.arange(first, end), first + ours[same]))
+        added.append(wanted.take(np.setdiff1d(np.arange(len(wanted)), theirs[same])))
+    return _Changes(np.concatenate(removed), Gathered.of(added, source.dim))
 
 
-def _change(index: Index, changes: _Changes, wanted: Gathered) -> None:
-    """Let an index hold what is wanted; an entity whose vector changed goes and comes again."""
+def _update(job: Job, old: Build, source: _Source, changes: _Changes) -> None:
+    """Let the index hold what is wanted, and commit it."""
+    index, added = old.index, changes.added
     if len(changes.removed):
-        index.remove(changes.removed)
-    if len(changes.added):
-        index.add(wanted.entity_ids[changes.added], wanted.vectors[changes.added])
+        index.remove(old.entity_ids[changes.removed])
+    if len(added):
+        index.add(added.entity_ids, added.vectors)
+    ids = np.concatenate([np.delete(old.entity_ids, changes.removed), added.entity_ids])
+    keys = np.concatenate([np.delete(old.keys, changes.removed), added.keys])
+    order = np.argsort(ids, kind="stable")
+    sizes = {"removed": len(changes.removed), "added": len(added)}
+    pairs, unsampled = old.pair_similarities, old.facts["unsampled"] + sum(sizes.values())
+    if unsampled > _RESAMPLE * len(ids):  # else as good as another sample
+        pairs, unsampled = _pairs(job, source.gather().vectors), 0
+    facts = {**sizes, "unsampled": unsampled}
+    _commit(job, source, index, (ids[order], keys[order]), pairs, facts)
 
 
-def _build(
-    job: Job, index: Index, projection: Projection, entities: Gathered, known: dict[str, Any]
-) -> Build:
-    """Return an index with what it needs to be understood."""
-    facts = {"backend": job.config.index.backend, "entities": len(index), **index.settings}
-    return Build(
+def _commit(
+    job: Job,
+    source: _Source,
+    index: Index,
+    entities: tuple[Int64, Keys],
+    pairs: Float32,
+    facts: dict[str, Any],
+) -> None:
+    """Save an index with what it needs to be understood; entities: their ids, sorted, and keys."""
+    ids, keys = entities
+    content = hashlib.blake2b(ids.tobytes() + keys.tobytes()).hexdigest()
+    known = {
+        "backend": job.config.index.backend,
+        "entities": len(index),
+        "made_with": source.made_with,
+        "made_of": fingerprint_of(source.made_with, content),
+        "generation": job.store.generation(),
+    }
+    build = Build(
         index=index,
-        entity_ids=entities.entity_ids,
-        keys=entities.keys,
-        pair_similarities=_pairs(job, entities.vectors),
-        projection=projection,
-        facts={**facts, **known},
+        entity_ids=ids,
+        keys=keys,
+        pair_similarities=pairs,
+        tables=source.tables,
+        projection=source.projection,
+        facts={**index.settings, **known, **facts},
     )
-
-
-def _gather(job: Job, projection: Projection, fingerprint: str) -> Gathered:
-    """Return all live entities, in the order of their ids."""
-    catalog = Catalog.of(job.store)
-    ids = [np.zeros(0, np.int64)]
-    parts = [np.zeros((0, len(projection.components)), np.float32)]
-    for shard in job.store.shards("vectors"):
-        if job.store.is_done("vectors", shard, fingerprint):
-            vectors = job.store.read(VectorRows, shard).vectors
-            entities, images = read_ids(job.store, shard)
-            if len(entities) != len(vectors):
-                path = job.store.shard_path("vectors", shard)
-                raise StoreDamagedError(
-                    f"{path} has {len(vectors)} rows for {len(entities)} entities; "
-                    "run: vesearch verify --repair"
-                )
-            rows = np.flatnonzero(catalog.are_live(images) & vectors.any(axis=1))
-            ids.append(entities[rows])
-            parts.append(vectors[rows])
-    vectors = np.concatenate(parts)
-    return Gathered(np.concatenate(ids), vector_keys(vectors), vectors)
+    builds.commit(job.store, build)
 
 
 def _pairs(job: Job, vectors: Float32) -> Float32:

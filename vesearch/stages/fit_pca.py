@@ -11,9 +11,10 @@ from vesearch.projection import fit
 from vesearch.records import Float32
 from vesearch.store import projections
 from vesearch.store.catalog import Catalog
-from vesearch.store.entities import read_ids
 from vesearch.store.rows import EmbeddingRows
 from vesearch.system.digests import fingerprint_of
+
+_CHOICE = 4  # times as many entities as are wanted are drawn from
 
 
 def fingerprint_now(job: Job) -> str:
@@ -39,20 +40,31 @@ def fit_projection(job: Job, *, refit: bool = False) -> bool:
 
 
 def _sample(job: Job) -> Float32:
-    """Return the live embeddings, at most projection.sample of them, drawn evenly."""
-    catalog = Catalog.of(job.store)
-    open_ = set(job.pending("embeddings", "crops"))
-    done = [shard for shard in job.store.shards("embeddings") if shard not in open_]
-    masks = {shard: catalog.are_live(read_ids(job.store, shard)[1]) for shard in done}
-    total, limit = sum(int(m.sum()) for m in masks.values()), job.config.projection.sample
+    """Return live embeddings, at most projection.sample of them, drawn evenly.
+
+    Of a large collection they are drawn from some of its shards, themselves drawn at random.
+    """
+    catalog, limit = Catalog.of(job.store), job.config.projection.sample
     rng = np.random.default_rng(job.config.projection.seed)
-    chosen = np.zeros(total, bool)
-    chosen[rng.permutation(total)[:limit]] = True
+    shards = _shards(job, catalog, limit)
+    rows = {shard: catalog.live_rows(shard)[1] for shard in shards}
+    chosen = np.zeros(sum(map(len, rows.values())), bool)
+    chosen[rng.permutation(len(chosen))[:limit]] = True
     parts, start = [np.zeros((0, job.embedder.dim), np.float32)], 0
-    for shard, mask in masks.items():
-        rows = np.flatnonzero(mask)
-        picked = rows[chosen[start : start + len(rows)]]
-        start += len(rows)
+    for shard, own in rows.items():
+        picked = own[chosen[start : start + len(own)]]
+        start += len(own)
         embeddings = job.store.read(EmbeddingRows, shard).embeddings[picked].astype(np.float32)
         parts.append(embeddings[embeddings.any(axis=1)])  # zeros: no crop, nothing to learn
     return np.concatenate(parts)
+
+
+def _shards(job: Job, catalog: Catalog, limit: int) -> list[int]:
+    """Return the shards to draw from: all of them, or enough for several times the limit."""
+    open_ = set(job.pending("embeddings", "crops"))
+    counts = catalog.live_entities()
+    done = [s for s in job.store.shards("embeddings") if s not in open_ and s in counts]
+    drawn = np.random.default_rng([job.config.projection.seed, 1]).permutation(len(done))
+    sums = np.cumsum([counts[done[at]] for at in drawn])
+    enough = int(np.searchsorted(sums, _CHOICE * limit)) + 1
+    return sorted(done[at] for at in drawn[:enough])

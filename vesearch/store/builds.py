@@ -18,9 +18,10 @@ from vesearch.store import projections
 from vesearch.store.shards import Store
 from vesearch.system.files import read_json, remove, write_json, write_text
 
-FORMAT = 3  # of a build's folder; before, an index counted rows, and the entities stood beside it
+FORMAT = 4  # of a build's folder; 3 did not say which tables it was made of
 _REBUILD = "run: vesearch build-index"
 _COLUMNS = ("entity_ids", "keys", "pair_similarities")
+_MADE_OF = "made_of.h5"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +30,8 @@ class Build:
 
     entity_ids, keys: (n,) what the index holds, in the order of ids, and a digest of each vector.
     pair_similarities: sorted cosines of random entity pairs.
+    tables: (shards, 4) of the vectors tables it was made of: shard, size and seal of the file, and
+        what tells which images were live.
     projection: what the vectors were made with.
     facts: backend, entities, recall and what else was measured.
     """
@@ -37,6 +40,7 @@ class Build:
     entity_ids: Int64
     keys: Keys
     pair_similarities: Float32
+    tables: Int64
     projection: Projection
     facts: dict[str, Any]
 
@@ -65,7 +69,7 @@ def is_whole(store: Store) -> bool:
     """Tell whether the current index is as it was saved, byte for byte; it is not opened."""
     try:
         folder = current(store)
-        for name in ("entities.h5", "projection.h5"):
+        for name in ("entities.h5", "projection.h5", _MADE_OF):
             store.check_file(folder / name)
         read_manifest(folder / "backend", _facts(folder)["backend"])
     except StoreError:
@@ -105,6 +109,7 @@ def commit(store: Store, build: Build) -> None:
         write_json(folder / "build.json", {"format": FORMAT, **build.facts})
         build.index.save(folder / "backend")
         store.write_file(folder / "entities.h5", columns, build.facts["made_of"])
+        store.write_file(folder / _MADE_OF, {"tables": build.tables}, build.facts["made_of"])
         projections.copy(store, projections.path_of(store), folder / "projection.h5")
         write_text(home / "current", f"{folder.name} {_crc(folder.name)}\n")
         drop_old_builds(store, but=before)  # queries may be just opening that one
@@ -116,13 +121,14 @@ def commit(store: Store, build: Build) -> None:
                 _discard(folder)
 
 
-def note(store: Store, facts: dict[str, Any]) -> None:
-    """Replace what the current build recorded. Raises StoreError."""
-    file = current(store) / "build.json"
+def note(store: Store, facts: dict[str, Any], tables: Int64) -> None:
+    """Replace what the current build recorded, and what it was made of. Raises StoreError."""
+    folder = current(store)
+    store.write_file(folder / _MADE_OF, {"tables": tables}, facts["made_of"])
     try:
-        write_json(file, facts)
+        write_json(folder / "build.json", facts)
     except OSError as err:
-        raise StoreError(f"cannot write {file}: {err.strerror or err}") from err
+        raise StoreError(f"cannot write {folder}: {err.strerror or err}") from err
 
 
 def drop_old_builds(store: Store, *, but: str | None = None) -> None:
@@ -172,6 +178,7 @@ def _facts(folder: Path) -> dict[str, Any]:
 def _load(store: Store, folder: Path) -> Build:
     facts = _facts(folder)
     columns = store.read_file(folder / "entities.h5", _COLUMNS)
+    columns |= store.read_file(folder / _MADE_OF, ["tables"])
     index: Index = INDEXES.create(facts["backend"])
     index.open(folder / "backend")
     if len(index) != len(columns["entity_ids"]):

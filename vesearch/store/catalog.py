@@ -30,9 +30,10 @@ from vesearch.store.catalog_rows import (
     place_of,
 )
 from vesearch.store.database import Database, Row
-from vesearch.store.rows import STRIDE, EntityRows, ImageRows
+from vesearch.store.folding import Look
+from vesearch.store.rows import RANKS, STRIDE, EntityRows, ImageRows
 from vesearch.store.sealed import REPAIR
-from vesearch.store.shards import Look, Store
+from vesearch.store.shards import Store
 from vesearch.system.files import remove
 
 FILE = "catalog.db"
@@ -237,7 +238,7 @@ class Catalog:
 
     def _missing(self, store: Store) -> _Missing | None:
         """Return which tables this has not taken in; None where it was made of other ones."""
-        log, entities = (store.looks(kind.KIND) for kind in (ImageRows, EntityRows))
+        log, entities = (_looks(store, kind.KIND) for kind in (ImageRows, EntityRows))
         known = {row[0]: row for row in self._database.each(SHARDS)}
         lost = [(ImageRows.KIND, shard) for shard in {*entities} - {*log}]
         if not self._about()[3]:
@@ -327,6 +328,24 @@ class Catalog:
             raise self._database.damaged()
         return np.array(ids, np.int64)
 
+    def live_rows(self, shard: int) -> tuple[Int64, Int64]:
+        """Return the ids of a shard's live entities, sorted, and their rows in its tables."""
+        ids, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for image in self.images(shard):
+            if image.paths and image.entities is not None:
+                ranks = np.arange(len(image.entities))
+                ids.append(image.image_id * RANKS + ranks)
+                rows.append(image.start + ranks)
+        return np.concatenate(ids), np.concatenate(rows)
+
+    def live_entities(self) -> dict[int, int]:
+        """Return for each shard of the log how many entities its live images have."""
+        return {row[0]: row[8] for row in self._database.each(SHARDS)}
+
+    def live_seals(self) -> dict[int, int]:
+        """Return for each shard of the log what tells which of its images are live."""
+        return {row[0]: row[7] for row in self._database.each(SHARDS)}
+
     def are_live(self, image_ids: Int64) -> Bool:
         """Tell for each image whether it has a path."""
         shards = np.unique(image_ids // STRIDE).tolist()
@@ -395,7 +414,7 @@ class Catalog:
         """Return how many live images there are, paths of them, and entities."""
         rows = list(self._database.each(SHARDS))
         ((paths,),) = self._database.all("SELECT COUNT(*) FROM paths WHERE image_id >= 0")
-        return sum(row[6] for row in rows), paths, sum(row[7] for row in rows)
+        return sum(row[6] for row in rows), paths, sum(row[8] for row in rows)
 
     def _image(self, row: Row) -> KnownImage:
         try:
@@ -418,7 +437,7 @@ class Catalog:
         folding.describe(self._database, shard, rows, look)
 
     def _look(self, kind: str, shard: int) -> Look:
-        return folding.NO_FILE if self._store is None else self._store.look(kind, shard)
+        return folding.NO_FILE if self._store is None else Look.of(self._store.tail(kind, shard))
 
     @contextmanager
     def compacting(self) -> Iterator[None]:
@@ -429,7 +448,7 @@ class Catalog:
             self._stamp(self._store, generation - 2, compacting=True)
             yield
             with self._database.transaction():
-                looks = (self._store.looks(kind.KIND) for kind in (ImageRows, EntityRows))
+                looks = (_looks(self._store, kind.KIND) for kind in (ImageRows, EntityRows))
                 for shard in folding.forget_dead(self._database, *looks):
                     rows = self._store.read(ImageRows, shard)
                     folding.put_paths(self._database, shard, rows)
@@ -469,3 +488,7 @@ def _folders(store: Store) -> str:
         except OSError:
             times.append(-1)
     return " ".join(map(str, times))
+
+
+def _looks(store: Store, kind: str) -> dict[int, Look]:
+    return {shard: Look.of(tail) for shard, tail in store.tails(kind).items()}

@@ -23,7 +23,8 @@ ABOUT = Table(
         "compacting": ("INTEGER", _NUMBER),
     },
 )
-# size and seal: what tells a file from others; of the live among so many images, and entities
+# size and seal: what tells a file from others; of so many images how many are live, a CRC-32 of
+# the ids of these, and how many entities they have
 SHARDS = Table(
     "shards",
     {
@@ -34,6 +35,7 @@ SHARDS = Table(
         "seal": ("INTEGER", _NUMBER),
         "images": ("INTEGER", _NUMBER),
         "live": ("INTEGER", _NUMBER),
+        "live_seal": ("INTEGER", _NUMBER),
         "entities": ("INTEGER", _NUMBER),
     },
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vesearch.records import Entities, Int64
+from vesearch.records import Entities
 from vesearch.store.rows import EntityRows
 from vesearch.store.shards import Store
 
@@ -60,13 +60,7 @@ def from_rows(rows: EntityRows) -> Iterator[Detected]:
 
 def count_entities(store: Store, shard: int) -> int:
     """Return how many entities a shard has."""
-    return int(store.read(EntityRows, shard, "counts").counts.sum())
-
-
-def read_ids(store: Store, shard: int) -> tuple[Int64, Int64]:
-    """Return for each entity row of a shard its id and its image's."""
-    rows = store.read(EntityRows, shard, "image_ids", "counts")
-    return rows.entity_ids(), np.repeat(rows.image_ids, rows.counts)
+    return store.counts(EntityRows, shard)["entities"]
 
 
 def _no_entities() -> Entities:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -11,13 +13,28 @@ import numpy as np
 from vesearch.store.catalog_rows import ENTITY, IMAGES, PATHS, SHARDS
 from vesearch.store.database import Database, Row
 from vesearch.store.rows import STRIDE, EntityRows, ImageRows
-from vesearch.store.shards import Look
+from vesearch.store.sealed import Tail
 
 # the columns of the entities table that it takes
 DESCRIBED = (
     *("image_ids", "counts", "image_errors", "boxes_xyxy", "areas", "scores", "peaks_xy"),
     *("is_stuff", "labels"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What tells a sealed file from others, wherever it was copied to: its bytes, and its CRC."""
+
+    size: int
+    seal: int
+
+    @classmethod
+    def of(cls, tail: Tail) -> Look:
+        """Return what a file looks like, going by its end."""
+        return cls(tail.size, tail.seal)
+
+
 NO_FILE = Look(-1, 0)
 
 
@@ -106,7 +123,8 @@ def _summarize(
     live = [row for row in images if row[4]]
     entities = sum(len(row[6] or b"") // ENTITY.itemsize for row in live)
     files = (log.size, log.seal, table.size, table.seal)
-    database.put(SHARDS, [(shard, *files, len(images), len(live), entities)])
+    seal = zlib.crc32(np.array([row[0] for row in live], "<i8").tobytes())
+    database.put(SHARDS, [(shard, *files, len(images), len(live), seal, entities)])
 
 
 def forget_dead(database: Database, log: dict[int, Look], entities: dict[int, Look]) -> list[int]:

@@ -27,6 +27,11 @@ class Rows:
     """Columns of one shard: arrays, tuples of bytes, or tuples of texts (None: missing)."""
 
     KIND: ClassVar[str]
+    COUNTED: ClassVar[tuple[str, ...]]  # the columns that counts_of needs
+
+    def counts_of(self, shard: int) -> dict[str, int]:
+        """Return how many of what the table of this shard has, as its file says at its end."""
+        return {"entities": len(getattr(self, self.COUNTED[0]))}
 
     def flaw(self, names: Collection[str]) -> str | None:
         """Return what is wrong with the lengths of the named columns, None where nothing is."""
@@ -48,6 +53,7 @@ class ImageRows(Rows):
     """
 
     KIND: ClassVar[str] = "images"
+    COUNTED: ClassVar = ("image_ids",)
     paths: tuple[bytes, ...]
     image_ids: Int64
     sizes: Int64
@@ -57,6 +63,10 @@ class ImageRows(Rows):
     digests: Texts
     statuses: Texts
     errors: Texts
+
+    def counts_of(self, shard: int) -> dict[str, int]:
+        """Return how many rows there are, and how many images of the shard's own."""
+        return {"rows": len(self.image_ids), "images": len(self.own(shard))}
 
     def own(self, shard: int) -> Int64:
         """Return the rows whose images are new in this shard: of copies in it, the first."""
@@ -81,6 +91,7 @@ class EntityRows(Rows):
     """
 
     KIND: ClassVar[str] = "entities"
+    COUNTED: ClassVar = ("counts",)
     image_ids: Int64
     image_sizes_hw: Int64  # (images, 2) upright pixels
     mask_sizes_hw: Int64  # (images, 2)
@@ -105,6 +116,10 @@ class EntityRows(Rows):
             if known and rows != wanted:
                 return f"has {rows} {name} for {wanted} {'images' if per_image else 'entities'}"
         return None
+
+    def counts_of(self, shard: int) -> dict[str, int]:
+        """Return how many images and entities there are."""
+        return {"images": len(self.counts), "entities": int(self.counts.sum())}
 
     def image_rows(self) -> Int64:
         """Return for each entity the row of its image."""
@@ -145,6 +160,7 @@ class CropRows(Rows):
     """One JPEG per entity, as the entity rows; b"" where the photo was gone by then."""
 
     KIND: ClassVar[str] = "crops"
+    COUNTED: ClassVar = ("jpegs",)
     jpegs: tuple[bytes, ...]
 
 
@@ -153,6 +169,7 @@ class EmbeddingRows(Rows):
     """One embedding per entity, (entities, dim) float16, as the entity rows; zeros: no crop."""
 
     KIND: ClassVar[str] = "embeddings"
+    COUNTED: ClassVar = ("embeddings",)
     embeddings: NDArray[np.float16]
 
 
@@ -161,6 +178,7 @@ class VectorRows(Rows):
     """One L2-normalised projection per entity, (entities, dim), as the entity rows; zeros: none."""
 
     KIND: ClassVar[str] = "vectors"
+    COUNTED: ClassVar = ("vectors",)
     vectors: Float32
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +30,7 @@ REPAIR = "run: vesearch verify --repair"
 _CHUNK_BYTES = 1 << 18
 _IN_MEMORY: dict[str, Any] = {"driver": "H5FD_CORE", "driver_core_backing_store": 0}
 _MISSING = b"\0"  # stands for None in a text column; no text of ours is a lone NUL
-_TAIL_MARK = b"vesearch"
+_TAIL_MARK, _COUNTS_MARK = b"vesearch", b"counts"
 _TAIL_BYTES = 300
 _LOCK = threading.RLock()  # PyTables keeps one table of open files, without a lock of its own
 _SEALED = 0x2144DF1C  # CRC-32 of any bytes followed by their own CRC-32, little-endian
@@ -56,8 +58,13 @@ def _pytables() -> Any:
     return tables
 
 
-def write_columns(path: Path, columns: Mapping[str, Any], fingerprint: str) -> None:
-    """Commit named columns to one file. Raises StoreError when the disk refuses."""
+def write_columns(
+    path: Path,
+    columns: Mapping[str, Any],
+    fingerprint: str,
+    counts: Mapping[str, int] | None = None,
+) -> None:
+    """Commit named columns to one file; counts: of its rows. Raises StoreError where it cannot."""
     # made in memory: what the disk refuses is then told by the system, not by HDF5, which
     # would keep the file open and try again
     with _LOCK, deferred(), _pytables().open_file(_name(path), "w", **_IN_MEMORY) as file:
@@ -67,7 +74,7 @@ def write_columns(path: Path, columns: Mapping[str, Any], fingerprint: str) -> N
             _write_column(file, name, values)
         image = file.get_file_image()
     try:
-        write_bytes(path, _sealed(image, fingerprint))
+        write_bytes(path, _sealed(image, fingerprint, counts))
     except OSError as err:
         raise StoreError(f"cannot write {path}: {err.strerror or err}") from err
 
@@ -78,34 +85,56 @@ def read_columns(path: Path, names: list[str] | tuple[str, ...]) -> dict[str, An
         return {name: _read_column(file, name) for name in names}
 
 
-def fingerprint_in(path: Path) -> str:
-    """Return a file's fingerprint; only its end is read."""
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What stands at the end of a sealed file, which is all that is read for it.
+
+    size: of the file, in bytes. seal: the CRC-32 of all of it before; with the size it tells a file
+        from others, wherever it was copied to.
+    fingerprint: None where it is damaged. counts: of rows, None where none were written.
+    """
+
+    size: int
+    seal: int
+    fingerprint: str | None
+    counts: dict[str, int] | None
+
+
+def tail_of(path: Path) -> Tail:
+    """Read the end of a file. Raises StoreMissingError, and StoreError where that cannot be."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            tail = file.read(_TAIL_BYTES)
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - _TAIL_BYTES))
+            end = file.read(_TAIL_BYTES)
     except FileNotFoundError as err:
         raise StoreMissingError(f"{path} is missing from the store; {REPAIR}") from err
     except OSError as err:
         raise StoreError(f"cannot read {path}: {err.strerror}") from err
-    fingerprint = _fingerprint_in(tail)
+    seal = int.from_bytes(end[-4:], "little")
+    fingerprint, rest = _marked(end[:-4], _TAIL_MARK)
+    counts, _ = (None, b"") if fingerprint is None else _marked(rest, _COUNTS_MARK)
+    name = None if fingerprint is None else fingerprint.decode(errors="replace")
+    return Tail(size, seal, name, None if counts is None else _counts_in(counts))
+
+
+def _counts_in(text: bytes) -> dict[str, int] | None:
+    """Return counts of rows; None for anything else, as a store may come from anybody."""
+    try:
+        counts = json.loads(text)
+    except ValueError:
+        return None
+    whole = isinstance(counts, dict) and all(type(count) is int for count in counts.values())
+    return counts if whole else None
+
+
+def fingerprint_in(path: Path) -> str:
+    """Return a file's fingerprint; only its end is read. Raises like tail_of and opened."""
+    fingerprint = tail_of(path).fingerprint
     if fingerprint is None:  # damaged, or written before there were tails
         with opened(path) as whole:
             return str(whole.root._v_attrs.fingerprint)
     return fingerprint
-
-
-def look_of(path: Path) -> tuple[int, int]:
-    """Return a file's size and its last four bytes, which are a CRC-32 of the others."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - 4))
-            return size, int.from_bytes(file.read(4), "little")
-    except FileNotFoundError as err:
-        raise StoreMissingError(f"{path} is missing from the store; {REPAIR}") from err
-    except OSError as err:
-        raise StoreError(f"cannot read {path}: {err.strerror}") from err
 
 
 @contextmanager
@@ -138,25 +167,29 @@ def _name(path: Path) -> str:
     return f"/dev/null/{path}"
 
 
-def _sealed(image: bytes, fingerprint: str) -> bytes:
-    """Append to a file's bytes a tail that HDF5 ignores: its fingerprint, and a CRC-32 of all.
+def _sealed(image: bytes, fingerprint: str, counts: Mapping[str, int] | None) -> bytes:
+    """Append to a file's bytes a tail that HDF5 ignores, and a CRC-32 of all.
 
-    There the fingerprint can be read without the rest; it has a CRC-32 of its own.
+    It has the fingerprint and how many rows there are, to be read without the rest: each with its
+    length, a mark and a CRC-32 of its own.
     """
-    text = fingerprint.encode()
-    mark = text + len(text).to_bytes(1, "little") + _TAIL_MARK
-    body = image + mark + _crc(mark)
-    return body + _crc(body)
+    parts = [(fingerprint.encode(), _TAIL_MARK)]
+    if counts is not None:
+        parts.insert(0, (json.dumps(dict(counts)).encode(), _COUNTS_MARK))
+    for text, mark in parts:
+        part = text + len(text).to_bytes(1, "little") + mark
+        image += part + _crc(part)
+    return image + _crc(image)
 
 
-def _fingerprint_in(tail: bytes) -> str | None:
-    """Return the fingerprint in the last bytes of a file, None where there is no whole tail."""
-    mark, crc = tail[:-8], tail[-8:-4]
-    end = len(mark) - len(_TAIL_MARK) - 1
-    if end < 0 or not mark.endswith(_TAIL_MARK) or mark[end] > end:
-        return None
-    mark = mark[end - mark[end] :]
-    return mark[: mark[-1 - len(_TAIL_MARK)]].decode() if _crc(mark) == crc else None
+def _marked(data: bytes, mark: bytes) -> tuple[bytes | None, bytes]:
+    """Return the text at the end of some bytes, None where there is no whole one, and the rest."""
+    part, crc = data[:-4], data[-4:]
+    end = len(part) - len(mark) - 1
+    if end < 0 or not part.endswith(mark) or part[end] > end:
+        return None, data
+    start = end - part[end]
+    return (part[start:end], part[:start]) if _crc(part[start:]) == crc else (None, data)
 
 
 def _crc(data: bytes) -> bytes:

@@ -9,7 +9,7 @@ import secrets
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from vesearch.errors import (
 )
 from vesearch.store import sealed
 from vesearch.store.rows import Rows
-from vesearch.store.sealed import REPAIR
+from vesearch.store.sealed import REPAIR, Tail
 from vesearch.system.files import TEMP_PREFIX, read_json, remove, write_json
 
 _SHARD_NAME = "{:06d}.h5"
@@ -32,14 +32,6 @@ _COUNTED = ("images", "entities", "embeddings")  # tables that answers, or an in
 _NOT_OURS = "is not a vesearch store: it has no store.json"
 
 R = TypeVar("R", bound=Rows)
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What tells a sealed file from others, wherever it was copied to: its bytes, and its CRC."""
-
-    size: int
-    seal: int
 
 
 class Store:
@@ -163,12 +155,19 @@ class Store:
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return
 
-    def is_done(self, kind: str, shard: int, fingerprint: str) -> bool:
-        """Tell whether a shard is committed with this fingerprint. Raises StoreDamagedError."""
+    def is_done(self, kind: str, shard: int, fingerprint: str, tail: Tail | None = None) -> bool:
+        """Tell whether a shard is committed with this fingerprint; tail: of its file, if known.
+
+        Raises StoreDamagedError.
+        """
         path = self.shard_path(kind, shard)
-        if not path.exists():
+        try:
+            found = (tail or sealed.tail_of(path)).fingerprint
+            if found is None:  # damaged, or written before there were tails
+                found = self.fingerprint(path)
+        except StoreMissingError:
             return False
-        if self.fingerprint(path) == fingerprint:
+        if found == fingerprint:
             return True
         # a flipped bit in the fingerprint must not look like other settings
         with sealed.opened(path):
@@ -187,7 +186,8 @@ class Store:
         """Commit one shard atomically under its fingerprint."""
         columns = {field.name: getattr(rows, field.name) for field in fields(rows)}
         with self._if_counted(rows.KIND):
-            self.write_file(self.shard_path(rows.KIND, shard), columns, fingerprint)
+            path, counts = self.shard_path(rows.KIND, shard), rows.counts_of(shard)
+            sealed.write_columns(path, columns, fingerprint, counts)
 
     def read(self, kind: type[R], shard: int, *columns: str) -> R:
         """Read one shard; with columns named, the others are left empty.
@@ -202,13 +202,21 @@ class Store:
             raise StoreDamagedError(f"{path} {flaw}; {REPAIR}")
         return rows
 
-    def look(self, kind: str, shard: int) -> Look:
-        """Return what tells a shard's file from others. Raises StoreMissingError."""
-        return Look(*sealed.look_of(self.shard_path(kind, shard)))
+    def tail(self, kind: str, shard: int) -> Tail:
+        """Return what stands at a table's end: fingerprint, counts of rows, and what it looks like.
 
-    def looks(self, kind: str) -> dict[int, Look]:
+        Raises StoreMissingError.
+        """
+        return sealed.tail_of(self.shard_path(kind, shard))
+
+    def tails(self, kind: str) -> dict[int, Tail]:
         """Return the same of all committed shards of a kind, in order."""
-        return {shard: self.look(kind, shard) for shard in self.shards(kind)}
+        return {shard: self.tail(kind, shard) for shard in self.shards(kind)}
+
+    def counts(self, kind: type[Rows], shard: int) -> dict[str, int]:
+        """Return how many rows a table has. Raises StoreMissingError or StoreDamagedError."""
+        known = self.tail(kind.KIND, shard).counts
+        return self.read(kind, shard, *kind.COUNTED).counts_of(shard) if known is None else known
 
     # --- generations ------------------------------------------------------------------------
 
