@@ -14,13 +14,15 @@ from PIL import Image
 
 from vesearch import pipeline
 from vesearch.care.repair import verify
-from vesearch.config import Config
+from vesearch.config import Config, ImageSettings
 from vesearch.errors import StoreDamagedError, VesearchError
 from vesearch.job import Job
 from vesearch.photos.pool import Decoders
-from vesearch.stages import scan, walking
-from vesearch.store.catalog import Catalog, Place
-from vesearch.store.log import FoundFile
+from vesearch.records import Frame
+from vesearch.stages import contents, scan, walking
+from vesearch.stages.contents import Content, Looked
+from vesearch.store.catalog import Catalog
+from vesearch.store.catalog_rows import Place
 from vesearch.store.rows import CropRows, EntityRows, ImageRows
 from vesearch.store.shards import Store
 
@@ -336,13 +338,19 @@ def test_a_scan_decodes_several_files_at_once(
     assert workers > 1
     for i in range(workers):
         draw(photos / f"{i}.png", seed=i)
-    together, decode = threading.Barrier(workers, timeout=20), scan.decode
+    together = threading.Barrier(workers, timeout=20)
+    decode, digest_file = contents.decode, contents.digest_file
 
-    def meet(file: FoundFile, decoders: Decoders) -> scan.Decoded:
+    def meet(content: Content, decoders: Decoders) -> tuple[Frame | None, Looked]:
         together.wait()  # breaks where they come one after the other
-        return decode(file, decoders)
+        return decode(content, decoders)
 
-    monkeypatch.setattr(scan, "decode", meet)
+    def meet_to_hash(path: Path, limits: ImageSettings) -> str:
+        together.wait()
+        return digest_file(path, limits)
+
+    monkeypatch.setattr(contents, "decode", meet)
+    monkeypatch.setattr(contents, "digest_file", meet_to_hash)
     assert rescan() == [f"{i}.png" for i in range(workers)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -69,6 +70,11 @@ class Job:
         """The precision that is asked for; "auto" is that of the store's embeddings."""
         asked = self.config.embed.precision
         return str((self._embedded_with or {}).get(_PRECISION, asked)) if asked == "auto" else asked
+
+    def resolved(self) -> Config:
+        """Return the settings for a process elsewhere, which need not have the store."""
+        embed = replace(self.config.embed, precision=self._precision)
+        return replace(self.config, embed=embed)
 
     def batch_size(self, section: Literal["detect", "embed"]) -> int:
         """Return how many images or crops go through a network at once; 0 is what fits it."""

@@ -6,33 +6,36 @@ import contextlib
 import ctypes
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
-
-import numpy as np
+from typing import Any, Literal
 
 from vesearch.config import Config, read_yaml_mapping
-from vesearch.describe import cut_crops, embed_crops, find_entities
 from vesearch.errors import ConfigError
 from vesearch.job import Job
 from vesearch.networks import devices
-from vesearch.records import Frame, Skipped
+from vesearch.records import Skipped
 from vesearch.registry import did_you_mean
-from vesearch.stages import build_index, crop, detect, embed, fit_pca, forget, project, scan
+from vesearch.stages import (
+    build_index,
+    contents,
+    crop,
+    detect,
+    embed,
+    fit_pca,
+    forget,
+    project,
+    scan,
+)
 from vesearch.stages.build_index import Outcome
+from vesearch.stages.contents import Content, Hashed
 from vesearch.stages.walking import Found, find_files
 from vesearch.store import builds, log
 from vesearch.store.catalog import Catalog
-from vesearch.store.entities import Detected, to_rows
-from vesearch.store.rows import CropRows, EmbeddingRows, EntityRows
-from vesearch.system.ahead import ahead, batched
 from vesearch.system.progress import bar
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
+from vesearch.work import Executor, Here, Tables, Work
 
 STAGES = ("scan", "detect", "crop", "embed", "fit-pca", "build-ngt")
 _INGEST = STAGES[:4]
@@ -63,14 +66,21 @@ class Summary:
     seconds: float = 0.0
 
 
-def ingest(config: Config, folders: Sequence[Path], *, sync: Sync = "no") -> Summary:
+def ingest(
+    config: Config,
+    folders: Sequence[Path],
+    *,
+    sync: Sync = "no",
+    executor: Executor | None = None,
+) -> Summary:
     """Scan, detect, crop and embed what is new or changed below folders, each image decoded once.
 
     sync: whether files that vanished from the folders are forgotten: "careful" refuses when more
         than half of them would be, "forced" does not.
+    executor: where shards are described; None: in this process.
     Raises VesearchError for folders without images, a locked store or other settings.
     """
-    return run_stages(config, _INGEST, folders, sync=sync)
+    return run_stages(config, _INGEST, folders, sync=sync, executor=executor)
 
 
 def run_stages(
@@ -80,6 +90,7 @@ def run_stages(
     *,
     refit: bool = False,
     sync: Sync = "no",
+    executor: Executor | None = None,
 ) -> Summary:
     """Run stages in their order over the store, holding its lock."""
     began, job, summary = time.perf_counter(), Job(config), Summary()
@@ -94,7 +105,7 @@ def run_stages(
     with job.store.lock():
         job.open_for_writing()
         if set(_INGEST) <= set(stages):
-            found = _stream(job, folders, summary, sync, found)
+            found = _stream(job, folders, summary, sync, found, executor or Here())
         else:
             found = _single_stages(job, stages, folders, summary, found)
         if "fit-pca" in stages:
@@ -169,7 +180,12 @@ def _single_stages(
 
 
 def _stream(
-    job: Job, folders: Sequence[Path], summary: Summary, sync: Sync, found: Found | None
+    job: Job,
+    folders: Sequence[Path],
+    summary: Summary,
+    sync: Sync,
+    found: Found | None,
+    executor: Executor,
 ) -> Found:
     """Finish the shards that an interruption left open, then stream the new files.
 
@@ -183,17 +199,7 @@ def _stream(
     if sync == "careful":
         forget.refuse_unmounted(folders, catalog, found)
     summary.unchanged = len(found.seen) - len(found.candidates)
-    with bar("ingest", total=len(found.candidates), unit="img") as progress:
-        for group in batched(found.candidates, job.config.run.shard_size):
-            shard_log = log.ShardLog(log.next_shard(job.store), catalog)
-            tables = _compute(job, _new_frames(job, shard_log, group, progress), progress)
-            _commit(job, shard_log, tables)
-            _return_memory()
-            statuses = shard_log.rows().statuses
-            summary.images += len(tables.entities.image_ids)
-            summary.entities += len(tables.crops.jpegs)
-            summary.moved += statuses.count("removed")
-            summary.copies += statuses.count("duplicate")
+    _describe_new(job, catalog, found, summary, executor)
     if sync != "no":  # after the new files: a file that was moved is known at its new path by now
         gone = forget.vanished(folders, catalog, found)
         log.log_removed(job.store, gone, catalog, job.fingerprints["images"])
@@ -201,64 +207,45 @@ def _stream(
     return found
 
 
-def _new_frames(
-    job: Job, shard_log: log.ShardLog, group: Sequence[log.FoundFile], progress: tqdm[NoReturn]
-) -> Iterator[tuple[int, Frame]]:
-    """Decode a shard's files ahead, log each, and yield the images whose content is new."""
-    depth = job.config.run.workers + job.batch_size("detect")
-    for decoded in scan.decoded_ahead(job, group, depth=depth):
-        image_id = decoded.log(shard_log)
-        if image_id is not None and decoded.frame is not None:
-            yield image_id, decoded.frame
-        else:
-            progress.update()  # a copy or unusable: done with
+def _describe_new(
+    job: Job, catalog: Catalog, found: Found, summary: Summary, executor: Executor
+) -> None:
+    """Let the new contents be described, and commit shard after shard in the order of the files."""
+    progress = bar("ingest", total=len(found.candidates), unit="img")
+    plans: deque[tuple[list[Hashed], tuple[Content, ...]]] = deque()
+    under_way: set[str] = set()
+
+    def tasks() -> Iterator[tuple[Content, ...]]:
+        for files in contents.hashed(job, found.candidates):
+            new = contents.new_contents(files, catalog, under_way)
+            under_way.update(content.digest for content in new)
+            plans.append((files, new))
+            progress.update(len(files) - len(new))  # copies, and what cannot be read: done with
+            yield new
+
+    with progress:
+        for tables in executor.map(Work(job, progress.update), tasks()):
+            files, new = plans.popleft()
+            under_way.difference_update(content.digest for content in new)
+            shard_log = log.ShardLog(log.next_shard(job.store), catalog)
+            digests = (content.digest for content in new)
+            looked = dict(zip(digests, tables.looked, strict=True))
+            ids = contents.log_files(shard_log, files, looked)
+            _commit(job, shard_log, tables.with_ids(new, ids))
+            _return_memory()
+            statuses = shard_log.rows().statuses
+            summary.images += len(tables.entities.image_ids)
+            summary.entities += len(tables.crops.jpegs)
+            summary.moved += statuses.count("removed")
+            summary.copies += statuses.count("duplicate")
 
 
-class _Tables(NamedTuple):
-    """The tables of one shard, in the order of the stages."""
-
-    entities: EntityRows
-    crops: CropRows
-    embeddings: EmbeddingRows
-
-
-class _Described(NamedTuple):
-    """A batch of images with their entities, and the crops of all of them."""
-
-    images: list[Detected]
-    jpegs: list[bytes]
-
-
-def _compute(job: Job, frames: Iterator[tuple[int, Frame]], progress: tqdm[NoReturn]) -> _Tables:
-    """Detect and crop one batch while the crops of the batch before are embedded."""
-
-    def detect_and_cut(batch: list[tuple[int, Frame]]) -> _Described:
-        found = find_entities(job.detector, [frame for _, frame in batch])
-        made = _Described([], [])
-        for (image_id, frame), entities in zip(batch, found, strict=True):
-            made.images.append(Detected(image_id, entities))
-            made.jpegs.extend(cut_crops(frame, entities.boxes_xyxy, job.config.crop))
-        return made
-
-    whole = _Described([], [])
-    embeddings = [np.zeros((0, job.embedder.dim), np.float16)]
-    with ThreadPoolExecutor(1) as pool:
-        batches = batched(frames, job.batch_size("detect"))
-        for batch in ahead(pool, detect_and_cut, batches, depth=2):
-            whole.images.extend(batch.images)
-            whole.jpegs.extend(batch.jpegs)
-            embeddings.append(embed_crops(job.embedder, batch.jpegs, job.config.crop.size))
-            progress.update(len(batch.images))
-    embedded = EmbeddingRows(np.concatenate(embeddings))
-    return _Tables(to_rows(whole.images), CropRows(tuple(whole.jpegs)), embedded)
-
-
-def _commit(job: Job, shard_log: log.ShardLog, tables: _Tables) -> None:
+def _commit(job: Job, shard_log: log.ShardLog, tables: Tables) -> None:
     """Commit a shard's tables in the order of the stages, as these would have."""
     with shard_log.catalog.changing():
         log.commit(job.store, shard_log, job.fingerprints["images"])
         if len(tables.entities.image_ids):
-            for rows in tables:
+            for rows in (tables.entities, tables.crops, tables.embeddings):
                 job.store.write(shard_log.shard, rows, job.fingerprints[rows.KIND])
             shard_log.catalog.describe(shard_log.shard, tables.entities)
 

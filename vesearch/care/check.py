@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 
 from vesearch.care import check_vectors
+from vesearch.care.check_vectors import IndexCheck, Projected
 from vesearch.care.problems import Problem, read_table, reason
 from vesearch.errors import CatalogDamagedError, StoreError
 from vesearch.job import Job
+from vesearch.projection import Projection
 from vesearch.store import catalog
 from vesearch.store.catalog import Catalog
 from vesearch.store.folding import Look
@@ -45,18 +48,25 @@ def find_problems(job: Job) -> Iterator[Problem]:
         return
     shards = sorted({shard for table in TABLES for shard in store.shards(table.KIND)})
     yield from _lost_shards(store, shards)
-    with Catalog.temporary() as fresh:
+    found: list[Problem] = []
+    projected = check_vectors.check_projection(job, found)
+    with Catalog.temporary() as fresh, check_vectors.opened_index(store, found) as index:
+        yield from found
         generation, are_whole = store.generation(), True
+        check = _Check(store, fingerprints, fresh, projected, index)
         with bar("verify", total=len(shards), unit="shard") as progress:
             for shard in shards:
-                for problem in _check_shard(store, shard, fingerprints, fresh):
+                for problem in check.shard(shard):
                     are_whole &= problem.kind not in (ImageRows.KIND, EntityRows.KIND)
                     yield problem
                 progress.update()
         yield from _check_images(store, fresh)
         if are_whole:
             yield from _check_catalog(store, fresh, generation)
-        yield from check_vectors.find_vector_problems(job, fresh)
+        if index is not None:
+            for shard in set(index.shards()) - set(shards):
+                index.lacks_tables(shard)
+            yield from index.problems(fresh)
 
 
 def _lost_shards(store: Store, shards: list[int]) -> Iterator[Problem]:
@@ -95,44 +105,87 @@ def _check_log(store: Store, shard: int, rows: ImageRows) -> Iterator[Problem]:
             yield Problem(path, f"row {row} has the digest {digest!r}", ImageRows.KIND, shard)
 
 
-def _check_shard(
-    store: Store, shard: int, fingerprints: dict[str, str], fresh: Catalog
-) -> Iterator[Problem]:
-    """Check the tables of one shard, each by itself and against its entities; fold them."""
-    log = read_table(store, ImageRows, shard, fingerprints[ImageRows.KIND])
-    if isinstance(log, Problem):
-        yield log
-    elif log is not None:  # else among the lost ones
-        yield from _check_log(store, shard, log)
-        fresh.extend(shard, log, Look.of(store.tail(ImageRows.KIND, shard)))
-    later = False
-    for table in reversed(TABLES[1:]):  # a table is made after the one before it
-        path = store.shard_path(table.KIND, shard)
-        if later and not path.exists():
-            yield Problem(path, "is missing", table.KIND, shard)
-        later |= path.exists()
-    found = [
-        read_table(store, t, shard, fingerprints[t.KIND])
-        for t in (EntityRows, CropRows, EmbeddingRows)
-    ]
-    yield from (rows for rows in found if isinstance(rows, Problem))
-    entities, *others = found
-    if not isinstance(entities, EntityRows):
-        return  # the others cannot be compared
-    wrong = _wrong_entities(entities, shard) or _without_row(log, entities, shard)
-    if wrong:
-        path = store.shard_path(EntityRows.KIND, shard)
-        yield Problem(path, wrong, EntityRows.KIND, shard)
-        return
-    fresh.describe(shard, entities, Look.of(store.tail(EntityRows.KIND, shard)))
-    for rows in others:
-        if isinstance(rows, CropRows | EmbeddingRows):
-            wrong = _wrong_payload(rows, len(entities.masks))
-            if wrong:
-                yield Problem(store.shard_path(rows.KIND, shard), wrong, rows.KIND, shard)
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Checks a shard's tables, each read once, and folds them into a fresh catalogue."""
+
+    store: Store
+    fingerprints: dict[str, str]
+    fresh: Catalog
+    projected: Projected | None
+    index: IndexCheck | None
+
+    def shard(self, shard: int) -> Iterator[Problem]:
+        """Check the tables of one shard, each by itself and against its entities."""
+        found: dict[type[Rows], Rows] = {}
+        for table in TABLES:
+            rows = read_table(self.store, table, shard, self.fingerprints.get(table.KIND))
+            if isinstance(rows, Problem):
+                yield rows
+            elif rows is not None:
+                found[table] = rows
+        yield from self._without_earlier(shard)
+        log, entities = found.get(ImageRows), found.get(EntityRows)
+        if isinstance(log, ImageRows):  # else among the lost ones
+            yield from _check_log(self.store, shard, log)
+            self.fresh.extend(shard, log, Look.of(self.store.tail(ImageRows.KIND, shard)))
+        if isinstance(entities, EntityRows):
+            wrong = _wrong_entities(entities, shard) or _without_row(log, entities, shard)
+            if wrong is not None:
+                yield self._problem(EntityRows, shard, wrong)
+                return  # the others cannot be compared
+            look = Look.of(self.store.tail(EntityRows.KIND, shard))
+            self.fresh.describe(shard, entities, look)
+            for rows in (found.get(CropRows), found.get(EmbeddingRows)):
+                wrong = _wrong_payload(rows, len(entities.masks))
+                if rows is not None and wrong is not None:
+                    yield self._problem(type(rows), shard, wrong)
+        yield from self._check_vectors(shard, found)
+
+    def _without_earlier(self, shard: int) -> Iterator[Problem]:
+        later = False
+        for table in reversed(TABLES[1:]):  # a table is made after the one before it
+            path = self.store.shard_path(table.KIND, shard)
+            if later and not path.exists():
+                yield Problem(path, "is missing", table.KIND, shard)
+            later |= path.exists()
+
+    def _check_vectors(self, shard: int, found: dict[type[Rows], Rows]) -> Iterator[Problem]:
+        """Check the vectors, and what the index has of the shard, against the embeddings."""
+        entities, embedded = found.get(EntityRows), found.get(EmbeddingRows)
+        vectors = found.get(VectorRows)
+        if self.index is not None and (entities is None or embedded is None or vectors is None):
+            self.index.lacks_tables(shard)
+        if not isinstance(embedded, EmbeddingRows):
+            return
+        embeddings, wanted = embedded.embeddings.astype(np.float32), None
+        if (
+            self.projected is not None
+            and isinstance(vectors, VectorRows)
+            # else of an earlier projection: build-index makes them anew
+            and self.store.is_done(VectorRows.KIND, shard, self.projected.fingerprint)
+        ):
+            wanted = self.projected.projection.project(embeddings)
+            wrong = check_vectors.wrong_vectors(vectors, wanted)
+            if wrong is not None:
+                yield self._problem(VectorRows, shard, wrong)
+        if self.index is not None and isinstance(entities, EntityRows) and vectors is not None:
+            if wanted is None or not self._is_indexed_with(self.index.projection):
+                wanted = self.index.projection.project(embeddings)
+            self.index.compare(shard, entities.entity_ids(), wanted)
+
+    def _is_indexed_with(self, other: Projection) -> bool:
+        own = None if self.projected is None else self.projected.projection
+        return own is not None and all(
+            np.array_equal(getattr(own, name), getattr(other, name))
+            for name in ("mean", "components")
+        )
+
+    def _problem(self, table: type[Rows], shard: int, what: str) -> Problem:
+        return Problem(self.store.shard_path(table.KIND, shard), what, table.KIND, shard)
 
 
-def _without_row(log: ImageRows | Problem | None, entities: EntityRows, shard: int) -> str | None:
+def _without_row(log: Rows | None, entities: EntityRows, shard: int) -> str | None:
     """Return which image of the shard's log an entities table does not have."""
     if not isinstance(log, ImageRows):
         return None  # named before
@@ -152,15 +205,19 @@ def _wrong_entities(rows: EntityRows, shard: int) -> str | None:
     return None
 
 
-def _wrong_payload(rows: CropRows | EmbeddingRows, entities: int) -> str | None:
+def _wrong_payload(rows: Rows | None, entities: int) -> str | None:
     """Return what is wrong with the crops or embeddings of so many entities."""
-    values = rows.jpegs if isinstance(rows, CropRows) else rows.embeddings
-    if len(values) != entities:
-        return f"has {len(values)} rows for {entities} entities"
     if isinstance(rows, CropRows):
+        if len(rows.jpegs) != entities:
+            return f"has {len(rows.jpegs)} rows for {entities} entities"
         odd = [jpeg for jpeg in rows.jpegs if jpeg and not jpeg.startswith(b"\xff\xd8")]
         return "has a crop that is no JPEG" if odd else None
-    return None if np.isfinite(rows.embeddings).all() else "has an embedding that is no number"
+    if isinstance(rows, EmbeddingRows):
+        if len(rows.embeddings) != entities:
+            return f"has {len(rows.embeddings)} rows for {entities} entities"
+        finite = np.isfinite(rows.embeddings).all()
+        return None if finite else "has an embedding that is no number"
+    return None
 
 
 def _check_catalog(store: Store, fresh: Catalog, generation: int | None) -> Iterator[Problem]:

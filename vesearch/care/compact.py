@@ -51,12 +51,27 @@ def compact_store(job: Job) -> Compacted:
         shards = store.shards(ImageRows.KIND)
         cleared = 0
         with catalog.compacting(), bar("compact", total=len(shards), unit="shard") as progress:
+            wanted = catalog.wanted_rows()
             for shard in shards:
-                cleared += _compact_log(store, shard, catalog)
-                _compact_payload(store, shard, catalog)
+                if not _is_compact(store, shard, catalog, wanted.get(shard, 0)):
+                    cleared += _compact_log(store, shard, catalog)
+                    _compact_payload(store, shard, catalog)
                 progress.update()
         builds.drop_old_builds(store)
     return Compacted(before, _bytes(store.path), cleared)
+
+
+def _is_compact(store: Store, shard: int, catalog: Catalog, wanted: int) -> bool:
+    """Tell, by counts alone, whether a shard has nothing but what is live.
+
+    wanted: how many of its log's rows still say something.
+    """
+    images, live = catalog.counts_of(shard)
+    if not store.shard_path(EntityRows.KIND, shard).exists():
+        return False
+    if not images == live == store.counts(EntityRows, shard)["images"]:
+        return False
+    return store.counts(ImageRows, shard)["rows"] == wanted
 
 
 def _compact_log(store: Store, shard: int, catalog: Catalog) -> int:

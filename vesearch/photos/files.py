@@ -12,6 +12,8 @@ from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
 from vesearch.system.printable import one_line
 
+_PART_BYTES = 1 << 20
+
 
 def read_bytes(path: Path, limits: ImageSettings) -> bytes:
     """Read a whole regular file that nobody is writing to. Raises ImageError."""
@@ -28,12 +30,37 @@ def read_bytes(path: Path, limits: ImageSettings) -> bytes:
         raise ImageError(one_line(str(err))) from err
     except MemoryError as err:
         raise too_much_memory(limits) from err
-    times = before.st_mtime_ns, after.st_mtime_ns
-    if len(data) != before.st_size or len(data) != after.st_size or times[0] != times[1]:
-        raise ImageError("the file changed while it was read")
-    if not data:
-        raise ImageError("the file is empty")
+    _refuse_changed(before, after, len(data))
     return data
+
+
+def digest_file(path: Path, limits: ImageSettings) -> str:
+    """Return the digest of what read_bytes would return, a part at a time. Raises ImageError."""
+    digest = _new_digest()
+    try:
+        _check(path.stat(), limits)
+        with open_file(path) as file:
+            before = os.fstat(file.fileno())
+            _check(before, limits)
+            left = before.st_size + 1
+            while left and (part := file.read(min(left, _PART_BYTES))):
+                digest.update(part)
+                left -= len(part)
+            after = os.fstat(file.fileno())
+    except OSError as err:
+        raise ImageError(one_line(err.strerror or str(err))) from err
+    except ValueError as err:  # a NUL in the name
+        raise ImageError(one_line(str(err))) from err
+    _refuse_changed(before, after, before.st_size + 1 - left)
+    return digest.hexdigest()
+
+
+def _refuse_changed(before: os.stat_result, after: os.stat_result, read: int) -> None:
+    times = before.st_mtime_ns, after.st_mtime_ns
+    if read != before.st_size or read != after.st_size or times[0] != times[1]:
+        raise ImageError("the file changed while it was read")
+    if not read:
+        raise ImageError("the file is empty")
 
 
 def _check(info: os.stat_result, limits: ImageSettings) -> None:
@@ -61,7 +88,13 @@ def open_file(path: Path) -> io.FileIO:
 
 def digest_of(data: bytes) -> str:
     """Return the content digest (BLAKE2b, 128 bits) as hex."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    digest = _new_digest()
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def _new_digest() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=16)
 
 
 def too_much_memory(limits: ImageSettings) -> ImageError:

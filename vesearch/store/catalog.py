@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -400,6 +401,18 @@ class Catalog:
     def needed_shards(self) -> set[int]:
         """Return the shards of the log that there must be, unless a compaction was killed."""
         return set() if self._about()[3] else set(self.shards())
+
+    def counts_of(self, shard: int) -> tuple[int, int]:
+        """Return how many images a shard of the log has, and how many of them are live."""
+        summary = self._database.get(SHARDS, shard)
+        return (0, 0) if summary is None else (summary[5], summary[6])
+
+    def wanted_rows(self) -> dict[int, int]:
+        """Return how many rows of each shard of the log say where a file is, or what it is."""
+        found = self._database.all(
+            "SELECT row / ?, COUNT(*) FROM paths WHERE status <> 'removed' GROUP BY 1", (STRIDE,)
+        )
+        return dict(cast("list[tuple[int, int]]", found))
 
     def knows(self, shard: int) -> bool:
         """Tell whether a shard of the log was taken in."""

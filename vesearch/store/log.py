@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from vesearch.errors import Unusable
-from vesearch.records import Frame
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import (
     STRIDE,
@@ -71,19 +70,28 @@ class ShardLog:
         self.shard = shard
         self.catalog = catalog
         self._own: dict[str, int] = {}  # content seen in this very shard
+        self._sizes: dict[str, tuple[int, int]] = {}
         self._dropped: set[bytes] = set()
         self._rows: list[LogRow] = []
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, file: FoundFile, frame: Frame) -> int | None:
-        """Log a usable image; return its id where the content is new, else None.
+    def size_of(self, digest: str) -> tuple[int, int] | None:
+        """Return the width and height of an image that is known, None of any other content."""
+        if digest in self._own:
+            return self._sizes[digest]
+        image_id = self.catalog.image_of(digest)
+        image = None if image_id is None else self.catalog.image(image_id)
+        return None if image is None else (image.width, image.height)
+
+    def add(self, file: FoundFile, digest: str, width: int, height: int) -> int:
+        """Log a usable image of so many pixels; return its id.
 
         Where the content is known, its other paths that are gone are logged as removed: the file
         was moved.
         """
-        row_id, digest = self.shard * STRIDE + len(self), frame.digest
+        row_id = self.shard * STRIDE + len(self)
         image_id = self._known_as(digest, row_id)
         known = self.catalog.place(file.path)
         is_back = known is not None and known.image_id == image_id  # touched, or restored
@@ -91,6 +99,7 @@ class ShardLog:
         if known is not None and is_back:
             status = known.status
         self._own.setdefault(digest, image_id)
+        self._sizes.setdefault(digest, (width, height))
         self._rows.append(
             LogRow(
                 path=file.path,
@@ -98,16 +107,14 @@ class ShardLog:
                 image_id=image_id,
                 size=file.size,
                 mtime_ns=file.mtime_ns,
-                width=frame.width,
-                height=frame.height,
+                width=width,
+                height=height,
                 digest=digest,
             )
         )
-        if image_id == row_id:
-            return image_id
-        if not is_back:
+        if image_id != row_id and not is_back:
             self._drop_gone(image_id, but=file.path)
-        return None
+        return image_id
 
     def refuse(self, file: FoundFile, status: Unusable, error: str) -> None:
         """Log a file that is no usable image, and why."""

@@ -1,0 +1,125 @@
+"""Tell files apart by their content: what is new is known before anything is decoded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from vesearch.errors import ImageError, Unusable
+from vesearch.job import Job
+from vesearch.photos.files import digest_file
+from vesearch.photos.pool import Decoders
+from vesearch.records import Frame
+from vesearch.store.catalog import Catalog
+from vesearch.store.log import FoundFile, ShardLog
+from vesearch.system.ahead import ahead, batched
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """A file and the digest of its content, or why it cannot be read."""
+
+    file: FoundFile
+    digest: str | None
+    status: Unusable = "unreadable"
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What one or more files have in them."""
+
+    digest: str
+    paths: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What became of a content: the size of its image in pixels, or why it is none."""
+
+    width: int = 0
+    height: int = 0
+    status: Unusable | None = None
+    error: str = ""
+
+
+def hashed(job: Job, files: Sequence[FoundFile]) -> Iterator[list[Hashed]]:
+    """Yield a shard's worth of files at a time, hashed by all workers; the next ones meanwhile."""
+
+    def work(file: FoundFile) -> Hashed:
+        try:
+            path = Path(os.fsdecode(file.path))
+            return Hashed(file, digest_file(path, job.config.images))
+        except ImageError as err:
+            return Hashed(file, None, err.status, str(err))
+
+    size = job.config.run.shard_size
+    with ThreadPoolExecutor(job.config.run.workers) as pool:
+        yield from batched(ahead(pool, work, files, depth=size), size)
+
+
+def new_contents(
+    files: Sequence[Hashed], catalog: Catalog, under_way: Collection[str] = ()
+) -> tuple[Content, ...]:
+    """Return what neither the collection has nor anybody works on, each once, in order."""
+    paths: dict[str, list[bytes]] = {}
+    for item in files:
+        digest = item.digest
+        if digest is None or digest in under_way:
+            continue
+        if digest in paths or catalog.image_of(digest) is None:
+            paths.setdefault(digest, []).append(item.file.path)
+    return tuple(Content(digest, tuple(own)) for digest, own in paths.items())
+
+
+def decode(content: Content, decoders: Decoders) -> tuple[Frame | None, Looked]:
+    """Decode a content from the first of its files that still has it."""
+    looked = Looked(status="unreadable", error="the file changed while it was read")
+    for path in content.paths:
+        try:
+            frame = decoders.read(Path(os.fsdecode(path)))
+        except ImageError as err:
+            looked = Looked(status=err.status, error=str(err))
+            continue
+        if frame.digest == content.digest:
+            return frame, Looked(frame.width, frame.height)
+    return None, looked
+
+
+def decoded_ahead(
+    job: Job, contents: Sequence[Content], *, depth: int
+) -> Iterator[tuple[Frame | None, Looked]]:
+    """Yield contents in order, decoded by all workers, at most depth of them ahead."""
+    decoders = job.decoders
+    with ThreadPoolExecutor(job.config.run.workers) as pool:  # each waits for a process
+        yield from ahead(pool, lambda content: decode(content, decoders), contents, depth=depth)
+
+
+def log_files(
+    shard_log: ShardLog, files: Sequence[Hashed], looked: Mapping[str, Looked]
+) -> dict[str, int]:
+    """Log a shard's files; return the ids of the contents that are new images, in order.
+
+    looked: of each content that is new. A file whose content somebody else failed to read is not
+    logged: the next walk finds it again.
+    """
+    ids = {}
+    for item in files:
+        if item.digest is None:
+            shard_log.refuse(item.file, item.status, item.error)
+            continue
+        known = shard_log.size_of(item.digest)
+        if known is not None:
+            shard_log.add(item.file, item.digest, *known)
+            continue
+        found = looked.get(item.digest)
+        if found is None:
+            continue
+        if found.status is not None:
+            shard_log.refuse(item.file, found.status, found.error)
+            continue
+        ids[item.digest] = shard_log.add(item.file, item.digest, found.width, found.height)
+    return ids

@@ -1,0 +1,135 @@
+"""A shard's work as a value: contents in, tables out; it touches no log and no store.
+
+So it runs wherever the photos can be read. One coordinator, in pipeline, tells what is new, gives
+ids and commits; an executor maps this over shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from vesearch.config import Config
+from vesearch.describe import cut_crops, embed_crops, find_entities
+from vesearch.job import Job
+from vesearch.records import Frame
+from vesearch.stages.contents import Content, Looked, decoded_ahead
+from vesearch.store.entities import Detected, to_rows
+from vesearch.store.rows import CropRows, EmbeddingRows, EntityRows
+from vesearch.system.ahead import ahead, batched
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tables:
+    """What a shard's work makes of its contents.
+
+    looked: one per content. entities: of those that are images, whose ids are not known here:
+        image_ids are places among the contents. crops, embeddings: as the entity rows.
+    """
+
+    looked: tuple[Looked, ...]
+    entities: EntityRows
+    crops: CropRows
+    embeddings: EmbeddingRows
+
+    def with_ids(self, contents: Sequence[Content], ids: dict[str, int]) -> Tables:
+        """Return the same with the ids of the images; ids: by digest."""
+        places = self.entities.image_ids.tolist()
+        image_ids = np.array([ids[contents[place].digest] for place in places], np.int64)
+        return replace(self, entities=replace(self.entities, image_ids=image_ids))
+
+
+class Executor(Protocol):
+    """Where work is done."""
+
+    def map(self, work: Callable[[T], U], tasks: Iterable[T], /) -> Iterator[U]:
+        """Yield work(task) in the order of the tasks."""
+
+
+class Here:
+    """Work in this process, a shard at a time: its stages overlap, and fill the cores."""
+
+    def map(self, work: Callable[[T], U], tasks: Iterable[T], /) -> Iterator[U]:
+        """Yield work(task), each begun when it is asked for."""
+        return map(work, tasks)
+
+
+class Work:
+    """Describe the contents of a shard with a job's models.
+
+    It may be sent to another process, as its settings: models are made there, once.
+    on_done: called with how many contents were done since; it is not sent.
+    """
+
+    def __init__(self, job: Job, on_done: Callable[[int], object] | None = None) -> None:
+        self._job = job
+        self._on_done = on_done
+
+    def __reduce__(self) -> tuple[Callable[[Config], Work], tuple[Config]]:
+        return _sent, (self._job.resolved(),)
+
+    def __call__(self, contents: Sequence[Content]) -> Tables:
+        """Detect and crop one batch while the crops of the batch before are embedded."""
+        job, looked = self._job, list[Looked]()
+        whole = _Described([], [])
+        if not contents:
+            none = EmbeddingRows(np.zeros((0, 0), np.float16))
+            return Tables((), to_rows([]), CropRows(()), none)
+        embeddings = [np.zeros((0, job.embedder.dim), np.float16)]
+        with ThreadPoolExecutor(1) as pool:
+            batches = batched(self._frames(contents, looked), job.batch_size("detect"))
+            for batch in ahead(pool, self._detect_and_cut, batches, depth=2):
+                whole.images.extend(batch.images)
+                whole.jpegs.extend(batch.jpegs)
+                embeddings.append(embed_crops(job.embedder, batch.jpegs, job.config.crop.size))
+                self._tell(len(batch.images))
+        entities, embedded = to_rows(whole.images), EmbeddingRows(np.concatenate(embeddings))
+        return Tables(tuple(looked), entities, CropRows(tuple(whole.jpegs)), embedded)
+
+    def _frames(
+        self, contents: Sequence[Content], looked: list[Looked]
+    ) -> Iterator[tuple[int, Frame]]:
+        """Yield the place and pixels of the contents that are images; fill looked with all."""
+        depth = self._job.config.run.workers + self._job.batch_size("detect")
+        for place, (frame, look) in enumerate(decoded_ahead(self._job, contents, depth=depth)):
+            looked.append(look)
+            if frame is not None:
+                yield place, frame
+            else:
+                self._tell(1)
+
+    def _detect_and_cut(self, batch: Sequence[tuple[int, Frame]]) -> _Described:
+        found = find_entities(self._job.detector, [frame for _, frame in batch])
+        made = _Described([], [])
+        for (place, frame), entities in zip(batch, found, strict=True):
+            made.images.append(Detected(place, entities))
+            made.jpegs.extend(cut_crops(frame, entities.boxes_xyxy, self._job.config.crop))
+        return made
+
+    def _tell(self, done: int) -> None:
+        if self._on_done is not None:
+            self._on_done(done)
+
+
+class _Described(NamedTuple):
+    """A batch of images with their entities, and the crops of all of them."""
+
+    images: list[Detected]
+    jpegs: list[bytes]
+
+
+_KEPT: dict[Config, Work] = {}
+
+
+def _sent(config: Config) -> Work:
+    """Return this process's work for these settings, so that models are made once."""
+    if config not in _KEPT:
+        _KEPT[config] = Work(Job(config))
+    return _KEPT[config]
