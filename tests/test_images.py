@@ -30,7 +30,7 @@ from vesearch.photos.decode import (
     read_frame,
 )
 from vesearch.photos.formats import looks_like_image
-from vesearch.records import Frame, UInt8
+from vesearch.records import Frame, Shot, UInt8
 from vesearch.system.printable import one_line
 
 LIMITS = ImageSettings()
@@ -499,3 +499,34 @@ def test_nasty_series_of_orientations_look_the_same(series: str) -> None:
     for other in others:
         assert other.shape == first.shape
         assert np.abs(other - first).mean() < 6
+
+
+# --- when it was taken ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tags", "taken"),
+    [
+        ({0x9003: "2024:05:31 12:30:59"}, "2024-05-31T12:30:59"),
+        ({0x9003: "2024:05:31 12:30:59", 0x9004: "2025:01:01 00:00:00"}, "2024-05-31T12:30:59"),
+        ({0x9004: "1999:12:31 23:59:59"}, "1999-12-31T23:59:59"),
+        ({0x9003: "2024:05:31 12:30:59.250"}, "2024-05-31T12:30:59"),
+        ({0x9003: "0000:00:00 00:00:00"}, None),
+        ({0x9003: "    :  :     :  :  "}, None),
+        ({0x9003: "2024:13:31 12:30:59"}, None),
+        ({0x9003: "yesterday"}, None),
+        ({0x9003: ""}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])  # Pillow writes none to a TIFF
+def test_when_a_photo_was_taken(
+    tmp_path: Path, kind: str, tags: dict[int, str], taken: str | None
+) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "maker"  # without one some formats write none of it
+    exif.get_ifd(0x8769).update(tags)
+    path = tmp_path / "photo"
+    Image.new("RGB", (8, 6), "red").save(path, kind, exif=exif)
+    frame = read_frame(path, ImageSettings())
+    assert frame.taken == taken and frame.shot == Shot(8, 6, taken)

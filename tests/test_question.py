@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vesearch.job import Job
 from vesearch.question import Numbered, Question, Stored, Where
 from vesearch.search import Searcher
 from vesearch.stages import forget
+from vesearch.store import builds
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import RANKS
 from vesearch.store.shards import Store
@@ -317,6 +319,45 @@ def test_a_question_lists_no_folder_and_opens_what_it_is_about(
     first = cost("g.png")
     assert set(first) == {"generation", *(table.format(2) for table in tables)}
     assert len(first) <= 6  # the count, at last too; the end of each table, and all of it
+    searcher = Searcher(config)
+    question = replace(about(photos / "a.png"), masks=False, top=50)
+    searcher.answer(question)
+    opened.clear()
+    assert len(searcher.answer(question).matches) == 6
+    tables_of_matches = [path for path in opened if path.endswith(("1.h5", "2.h5"))]
+    assert not tables_of_matches  # what is shown without a picture is in the catalogue
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux counts what is read")
+def test_what_a_question_reads_does_not_grow_with_the_collection(
+    photos: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening the store is part of it, opening the index is not."""
+    question = replace(about(photos / "a.png", top=5), masks=False)
+
+    def read() -> int:
+        searcher = Searcher(config)
+        build = searcher._snapshots.current().build
+        searcher.answer(question)  # what is imported, once
+        searcher = Searcher(config)
+        with monkeypatch.context() as patch:
+            patch.setattr(builds, "load", lambda store: build)
+            before = _bytes_read()
+            assert len(searcher.answer(question).matches) == 5
+            return _bytes_read() - before
+
+    few = read()
+    for seed in range(150):
+        draw(photos / f"more{seed}.png", 100 + seed, mtime_s=seed)
+    pipeline.ingest(config, [photos])
+    build(config)
+    assert len(Store(Path(config.run.store)).shards("images")) > 50
+    assert read() < 1.5 * few
+
+
+def _bytes_read() -> int:
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("rchar")))
 
 
 def test_a_writer_that_died_in_the_middle_is_noticed(photos: Path, config: Config) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -385,3 +386,43 @@ def test_the_lock_is_free_after_an_error(made: Store) -> None:
 def test_the_settings_file_is_plain_json(made: Store) -> None:
     document = json.loads((made.path / "store.json").read_text())
     assert document == {"schema": 2, "settings": SETTINGS, "crc32": document["crc32"]}
+
+
+# --- what stands at a table's end -----------------------------------------------------------------
+
+
+def test_a_table_says_at_its_end_how_many_rows_it_has(made: Store) -> None:
+    made.write(0, image_rows(5), "fingerprint")
+    made.write(0, entity_rows([2, 0, 3]), "fingerprint")
+    made.write(0, CropRows((b"jpeg",) * 5), "fingerprint")
+    tails = {kind: made.tail(kind, 0) for kind in ("images", "entities", "crops")}
+    assert [tail.counts for tail in tails.values()] == [
+        {"rows": 5, "images": 4},
+        {"images": 3, "entities": 5},
+        {"entities": 5},
+    ]
+    for kind, tail in tails.items():
+        data = made.shard_path(kind, 0).read_bytes()
+        assert (tail.size, tail.fingerprint) == (len(data), "fingerprint")
+        assert tail.seal == zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little")
+    assert made.counts(EntityRows, 0) == {"images": 3, "entities": 5}
+
+
+def test_a_table_without_counts_is_counted(made: Store) -> None:
+    """Earlier versions wrote none, and no time of capture."""
+    rows = image_rows(5)
+    columns = {f.name: getattr(rows, f.name) for f in fields(rows) if f.name != "taken"}
+    sealed.write_columns(made.shard_path("images", 0), columns, "fingerprint")
+    assert made.tail("images", 0).counts is None
+    assert made.counts(ImageRows, 0) == {"rows": 5, "images": 4}
+    assert same_rows(made.read(ImageRows, 0), rows) and rows.taken == (None,) * 5
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"images": "many"}', '{"images": true}', "\xff"])
+def test_counts_that_nobody_here_wrote_are_none(
+    made: Store, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr("vesearch.store.sealed.json.dumps", lambda counts: text)
+    made.write(0, image_rows(5), "fingerprint")
+    assert made.tail("images", 0).counts is None
+    assert made.counts(ImageRows, 0) == {"rows": 5, "images": 4}

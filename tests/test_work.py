@@ -23,6 +23,7 @@ from vesearch.errors import ImageError
 from vesearch.job import Job
 from vesearch.photos import files
 from vesearch.photos.pool import Decoders
+from vesearch.records import Shot
 from vesearch.stages import contents
 from vesearch.stages.contents import Content
 from vesearch.store.catalog import Catalog
@@ -97,7 +98,7 @@ def test_work_is_sent_as_its_settings_and_touches_no_store(
     sent = pickle.dumps(Work(job, on_done=lambda done: None))
     assert len(sent) < 10_000
     tables = pickle.loads(sent)((Content(digest, (os.fsencode(path),)),))
-    assert (tables.looked[0].width, tables.looked[0].height) == (30, 20)
+    assert tables.looked[0].shot == Shot(30, 20)
     assert tables.entities.image_ids.tolist() == [0] and len(tables.embeddings.embeddings) == 1
     assert not job.store.path.exists()
 

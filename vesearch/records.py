@@ -14,6 +14,20 @@ Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """What a photo says of itself.
+
+    width, height: the upright image's own size in pixels.
+    taken: when, by the camera's clock and without a zone, as 2024-05-31T12:30:59 (ISO 8601); None
+        where the file does not tell.
+    """
+
+    width: int
+    height: int
+    taken: str | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """A decoded image: upright RGB, shrunk to the working size.
@@ -21,12 +35,19 @@ class Frame:
     pixels: (h, w, 3) uint8.
     width, height: the upright image's own size in pixels, before shrinking.
     digest: hex digest of the file's bytes.
+    taken: as Shot has it.
     """
 
     pixels: UInt8
     width: int
     height: int
     digest: str
+    taken: str | None = None
+
+    @property
+    def shot(self) -> Shot:
+        """What the photo says of itself."""
+        return Shot(self.width, self.height, self.taken)
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:

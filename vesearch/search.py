@@ -258,7 +258,7 @@ def _match(
         similarity=similarity,
         percentile=below,
         mask=b"",
-        mask_size_hw=(known.height, known.width),
+        mask_size_hw=(known.shot.height, known.shot.width),
     )
 
 

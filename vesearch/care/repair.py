@@ -15,12 +15,13 @@ from vesearch.errors import (
     StoreMissingError,
 )
 from vesearch.job import Job
+from vesearch.records import Shot
 from vesearch.stages import build_index, crop, detect, embed, fit_pca, project
 from vesearch.store import builds, projections
 from vesearch.store.catalog import Catalog
-from vesearch.store.catalog_rows import Place
+from vesearch.store.catalog_rows import KnownImage, Place
 from vesearch.store.log import LogRow, ShardLog, image_rows, next_shard
-from vesearch.store.rows import STRIDE, EntityRows, ImageRows
+from vesearch.store.rows import STRIDE, ImageRows
 from vesearch.store.shards import Store
 from vesearch.system.files import remove
 
@@ -193,9 +194,8 @@ def _told_by(kept: Catalog, store: Store, shard: int) -> ImageRows:
         entries += [(path, untold.pop(path)) for path in paths]
         if not paths:
             entries.append((b"", Place(image_id, 0, 0, "ok", None)))
-    images = {at.image_id: kept.image(at.image_id) for _, at in [*entries, *untold.items()]}
-    contents = {i: image.digest for i, image in images.items() if image is not None}
-    return _rows([*entries, *untold.items()], contents, _sizes(store, shard))
+    entries += untold.items()
+    return _rows(entries, {at.image_id: kept.image(at.image_id) for _, at in entries})
 
 
 def _rest_of_log(store: Store, but: int, kept: Catalog) -> tuple[Catalog, set[int]]:
@@ -213,23 +213,13 @@ def _rest_of_log(store: Store, but: int, kept: Catalog) -> tuple[Catalog, set[in
     return rest, damaged
 
 
-def _sizes(store: Store, shard: int) -> dict[int, tuple[int, int]]:
-    """Return the height and width of a shard's images, as its entities know them."""
-    try:
-        rows = store.read(EntityRows, shard, "image_ids", "image_sizes_hw")
-    except StoreError:
-        return {}
-    return dict(zip(rows.image_ids.tolist(), map(tuple, rows.image_sizes_hw.tolist()), strict=True))
-
-
 def _rows(
-    entries: Sequence[tuple[bytes, Place]],
-    contents: dict[int, str | None],
-    sizes_hw: dict[int, tuple[int, int]],
+    entries: Sequence[tuple[bytes, Place]], images: dict[int, KnownImage | None]
 ) -> ImageRows:
     rows = []
     for path, place in entries:
-        height, width = sizes_hw.get(place.image_id, (0, 0))
+        image = images[place.image_id]
+        shot = Shot(0, 0) if image is None else image.shot
         rows.append(
             LogRow(
                 path=path,
@@ -237,9 +227,10 @@ def _rows(
                 image_id=place.image_id,
                 size=place.size,
                 mtime_ns=place.mtime_ns,
-                width=width,
-                height=height,
-                digest=contents.get(place.image_id),
+                width=shot.width,
+                height=shot.height,
+                taken=shot.taken,
+                digest=None if image is None else image.digest,
                 error=place.error,
             )
         )

@@ -16,6 +16,7 @@ from vesearch.errors import ImageError
 from vesearch.photos.files import digest_of, read_bytes, too_much_memory
 from vesearch.photos.formats import formats
 from vesearch.photos.rgb import SWAPPING_ORIENTATIONS, orientation_of, small_rgb, upright
+from vesearch.photos.taken import taken_of
 from vesearch.records import Frame, UInt8
 from vesearch.system.printable import one_line
 from vesearch.system.quiet import quiet
@@ -38,6 +39,7 @@ def decode(data: bytes, limits: ImageSettings) -> Frame:
     try:
         with _open(data, limits) as image:
             pixels, (width, height) = _load(image, limits)
+            taken = taken_of(image)
     except ImageError:
         raise
     except Image.DecompressionBombError as err:
@@ -49,7 +51,7 @@ def decode(data: bytes, limits: ImageSettings) -> Frame:
         if "out of memory" in str(err).lower():  # what some of them make of a MemoryError
             raise too_much_memory(limits) from err
         raise ImageError(one_line(f"{type(err).__name__}: {err}")) from err
-    return Frame(pixels, width, height, digest_of(data))
+    return Frame(pixels, width, height, digest_of(data), taken)
 
 
 def _open(data: bytes, limits: ImageSettings) -> ImageFile.ImageFile:

@@ -30,6 +30,7 @@ _START_SECONDS = 60.0
 _MOST_READS = 5_000  # broken files make some decoders lose memory
 _GRACE_SECONDS = 1.0  # what a process is given to end itself before it is killed
 _MAX_HEADER = 8192
+_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"
 _STATUSES = get_args(Unusable)
 # vesearch itself is taken from where the parent has it, before the folders of all else are known
 _BOOTSTRAP = (
@@ -204,12 +205,14 @@ class DecodingProcess:
         """Read the pixels that a header announces. Raises _Lost."""
         h, w = (_number(header, key, self._limits.max_side) for key in ("h", "w"))
         width, height = (_number(header, key, 2**31 - 1) for key in ("width", "height"))
-        digest = str(header.get("digest"))
+        digest, taken = str(header.get("digest")), header.get("taken")
         if not re.fullmatch("[0-9a-f]{32}", digest):
+            raise _wrong_answer()
+        if taken is not None and not re.fullmatch(_TIME, str(taken), re.ASCII):
             raise _wrong_answer()
         pixels = np.empty((h, w, 3), np.uint8)
         self._fill(pixels.data.cast("B"), clock)
-        return Frame(pixels, width, height, digest)
+        return Frame(pixels, width, height, digest, taken)
 
 
 def _number(header: dict[str, Any], key: str, most: int) -> int:

@@ -12,7 +12,7 @@ from vesearch.errors import ImageError, Unusable
 from vesearch.job import Job
 from vesearch.photos.files import digest_file
 from vesearch.photos.pool import Decoders
-from vesearch.records import Frame
+from vesearch.records import Frame, Shot
 from vesearch.store.catalog import Catalog
 from vesearch.store.log import FoundFile, ShardLog
 from vesearch.system.ahead import ahead, batched
@@ -38,11 +38,10 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What became of a content: the size of its image in pixels, or why it is none."""
+    """What became of a content: what its photo says of itself, or why it is none."""
 
-    width: int = 0
-    height: int = 0
-    status: Unusable | None = None
+    shot: Shot | None
+    status: Unusable = "unreadable"
     error: str = ""
 
 
@@ -77,15 +76,15 @@ def new_contents(
 
 def decode(content: Content, decoders: Decoders) -> tuple[Frame | None, Looked]:
     """Decode a content from the first of its files that still has it."""
-    looked = Looked(status="unreadable", error="the file changed while it was read")
+    looked = Looked(None, error="the file changed while it was read")
     for path in content.paths:
         try:
             frame = decoders.read(Path(os.fsdecode(path)))
         except ImageError as err:
-            looked = Looked(status=err.status, error=str(err))
+            looked = Looked(None, err.status, str(err))
             continue
         if frame.digest == content.digest:
-            return frame, Looked(frame.width, frame.height)
+            return frame, Looked(frame.shot)
     return None, looked
 
 
@@ -111,15 +110,15 @@ def log_files(
         if item.digest is None:
             shard_log.refuse(item.file, item.status, item.error)
             continue
-        known = shard_log.size_of(item.digest)
+        known = shard_log.shot_of(item.digest)
         if known is not None:
-            shard_log.add(item.file, item.digest, *known)
+            shard_log.add(item.file, item.digest, known)
             continue
         found = looked.get(item.digest)
         if found is None:
             continue
-        if found.status is not None:
+        if found.shot is None:
             shard_log.refuse(item.file, found.status, found.error)
             continue
-        ids[item.digest] = shard_log.add(item.file, item.digest, found.width, found.height)
+        ids[item.digest] = shard_log.add(item.file, item.digest, found.shot)
     return ids

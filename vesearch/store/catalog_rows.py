@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vesearch.records import Shot
 from vesearch.store.database import Row, Table
 from vesearch.store.rows import ImageStatus
 
@@ -63,12 +64,13 @@ IMAGES = Table(
         "digest": ("TEXT", _TEXT),
         "width": ("INTEGER", _NUMBER),
         "height": ("INTEGER", _NUMBER),
+        "taken": ("TEXT", _TEXT),
         "paths": ("INTEGER", _NUMBER),
         "start": ("INTEGER", _NUMBER),
         "entities": ("BLOB", _BYTES),
         "labels": ("TEXT", _TEXT),
     },
-    indexes=("digest",),
+    indexes=("digest", "taken"),
 )
 TABLES = (ABOUT, SHARDS, PATHS, IMAGES)
 ENTITY = np.dtype(
@@ -102,7 +104,7 @@ class Place:
 class KnownImage:
     """An image: its content, and its entities as far as they need no mask.
 
-    width, height: upright pixels. paths: how many it has; it is live while it has one.
+    shot: its size, and when it was taken. paths: how many it has; it is live while it has one.
     start: the row of its first entity in the entities table.
     entities: (n,) of ENTITY, in pixels of the upright image; None where there is no table of them.
     labels: one per entity.
@@ -110,8 +112,7 @@ class KnownImage:
 
     image_id: int
     digest: str | None
-    width: int
-    height: int
+    shot: Shot
     paths: int
     start: int
     entities: NDArray[np.void] | None
@@ -126,11 +127,11 @@ def place_of(row: Row) -> Place:
 
 def image_of(row: Row) -> KnownImage:
     """Return what a row of IMAGES says. Raises ValueError where we wrote no such row."""
-    image_id, digest, width, height, paths, start, blob, labels = row
+    image_id, digest, width, height, taken, paths, start, blob, labels = row
     entities = None if blob is None else np.frombuffer(blob, ENTITY)
     names = (None,) * (0 if entities is None else len(entities))
     if labels is not None:
         names = tuple(json.loads(labels))
         if len(names) != (0 if entities is None else len(entities)):
             raise ValueError(f"{len(names)} labels")
-    return KnownImage(image_id, digest, width, height, paths, start, entities, names)
+    return KnownImage(image_id, digest, Shot(width, height, taken), paths, start, entities, names)

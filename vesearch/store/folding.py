@@ -47,8 +47,8 @@ def extend(database: Database, shard: int, rows: ImageRows, look: Look) -> None:
         columns = (rows.image_ids, rows.widths, rows.heights)
         ids, widths, heights = (column[own].tolist() for column in columns)
         images: list[Row] = [
-            (i, rows.digests[row], width, height, paths.get(i, 0), -1, None, None)
-            for row, i, width, height in zip(own.tolist(), ids, widths, heights, strict=True)
+            (i, rows.digests[row], w, h, rows.taken[row], paths.get(i, 0), -1, None, None)
+            for row, i, w, h in zip(own.tolist(), ids, widths, heights, strict=True)
         ]
         database.put(IMAGES, images)
         _summarize(database, shard, look, NO_FILE, images)
@@ -90,7 +90,7 @@ def describe(database: Database, shard: int, rows: EntityRows | None, look: Look
         if summary is None:
             return
         none = (-1, None, None)
-        images = [(*row[:5], *entities.get(row[0], none)) for row in rows_of(database, shard)]
+        images = [(*row[:6], *entities.get(row[0], none)) for row in rows_of(database, shard)]
         database.put(IMAGES, images)
         _summarize(database, shard, Look(*summary[1:3]), look, images)
 
@@ -101,7 +101,7 @@ def count(database: Database, shard: int) -> None:
     if summary is None:  # named, but not there: verify tells
         return
     paths, before = _counts(database, shard), rows_of(database, shard)
-    images = [(*row[:4], paths.get(row[0], 0), *row[5:]) for row in before]
+    images = [(*row[:5], paths.get(row[0], 0), *row[6:]) for row in before]
     database.put(IMAGES, (row for row, was in zip(images, before, strict=True) if row != was))
     _summarize(database, shard, Look(*summary[1:3]), Look(*summary[3:5]), images)
 
@@ -120,8 +120,8 @@ def _summarize(
     database: Database, shard: int, log: Look, table: Look, images: Sequence[Row]
 ) -> None:
     """Write a shard's summary; log, table: its files, images: all its rows."""
-    live = [row for row in images if row[4]]
-    entities = sum(len(row[6] or b"") // ENTITY.itemsize for row in live)
+    live = [row for row in images if row[5]]
+    entities = sum(len(row[7] or b"") // ENTITY.itemsize for row in live)
     files = (log.size, log.seal, table.size, table.seal)
     seal = zlib.crc32(np.array([row[0] for row in live], "<i8").tobytes())
     database.put(SHARDS, [(shard, *files, len(images), len(live), seal, entities)])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vesearch.errors import Unusable
+from vesearch.records import Shot
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import (
     STRIDE,
@@ -44,6 +45,7 @@ class LogRow:
     height: int = 0
     digest: str | None = None
     error: str | None = None
+    taken: str | None = None
 
 
 def image_rows(rows: list[LogRow]) -> ImageRows:
@@ -60,6 +62,7 @@ def image_rows(rows: list[LogRow]) -> ImageRows:
         digests=tuple(column["digest"]),
         statuses=tuple(column["status"]),
         errors=tuple(column["error"]),
+        taken=tuple(column["taken"]),
     )
 
 
@@ -70,23 +73,23 @@ class ShardLog:
         self.shard = shard
         self.catalog = catalog
         self._own: dict[str, int] = {}  # content seen in this very shard
-        self._sizes: dict[str, tuple[int, int]] = {}
+        self._shots: dict[str, Shot] = {}
         self._dropped: set[bytes] = set()
         self._rows: list[LogRow] = []
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def size_of(self, digest: str) -> tuple[int, int] | None:
-        """Return the width and height of an image that is known, None of any other content."""
+    def shot_of(self, digest: str) -> Shot | None:
+        """Return what an image that is known says of itself, None of any other content."""
         if digest in self._own:
-            return self._sizes[digest]
+            return self._shots[digest]
         image_id = self.catalog.image_of(digest)
         image = None if image_id is None else self.catalog.image(image_id)
-        return None if image is None else (image.width, image.height)
+        return None if image is None else image.shot
 
-    def add(self, file: FoundFile, digest: str, width: int, height: int) -> int:
-        """Log a usable image of so many pixels; return its id.
+    def add(self, file: FoundFile, digest: str, shot: Shot) -> int:
+        """Log a usable image; return its id.
 
         Where the content is known, its other paths that are gone are logged as removed: the file
         was moved.
@@ -99,7 +102,7 @@ class ShardLog:
         if known is not None and is_back:
             status = known.status
         self._own.setdefault(digest, image_id)
-        self._sizes.setdefault(digest, (width, height))
+        self._shots.setdefault(digest, shot)
         self._rows.append(
             LogRow(
                 path=file.path,
@@ -107,8 +110,9 @@ class ShardLog:
                 image_id=image_id,
                 size=file.size,
                 mtime_ns=file.mtime_ns,
-                width=width,
-                height=height,
+                width=shot.width,
+                height=shot.height,
+                taken=shot.taken,
                 digest=digest,
             )
         )

@@ -28,6 +28,7 @@ class Rows:
 
     KIND: ClassVar[str]
     COUNTED: ClassVar[tuple[str, ...]]  # the columns that counts_of needs
+    ADDED: ClassVar[tuple[str, ...]] = ()  # columns that earlier versions did not write
 
     def counts_of(self, shard: int) -> dict[str, int]:
         """Return how many of what the table of this shard has, as its file says at its end."""
@@ -48,12 +49,14 @@ class ImageRows(Rows):
     image_ids: the image whose content the path has: a new one of this shard, an earlier one for
         a copy, -1 where there is no usable image.
     sizes: bytes; mtimes_ns: modification times; widths, heights: upright pixels, 0 unknown.
+    taken: when each photo was taken, as Shot has it; earlier versions wrote none.
     statuses: each an ImageStatus: removed by its owner, or moved; lost: could not be read again
         when its entities were to be made (digests says of which content).
     """
 
     KIND: ClassVar[str] = "images"
     COUNTED: ClassVar = ("image_ids",)
+    ADDED: ClassVar = ("taken",)
     paths: tuple[bytes, ...]
     image_ids: Int64
     sizes: Int64
@@ -63,6 +66,11 @@ class ImageRows(Rows):
     digests: Texts
     statuses: Texts
     errors: Texts
+    taken: Texts = ()
+
+    def __post_init__(self) -> None:
+        if not self.taken:
+            object.__setattr__(self, "taken", (None,) * len(self.paths))
 
     def counts_of(self, shard: int) -> dict[str, int]:
         """Return how many rows there are, and how many images of the shard's own."""

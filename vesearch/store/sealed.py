@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -79,10 +79,16 @@ def write_columns(
         raise StoreError(f"cannot write {path}: {err.strerror or err}") from err
 
 
-def read_columns(path: Path, names: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    """Read the named columns of one file. Raises StoreMissingError or StoreDamagedError."""
+def read_columns(
+    path: Path, names: list[str] | tuple[str, ...], added: Collection[str] = ()
+) -> dict[str, Any]:
+    """Read the named columns of one file; added: which of them it may lack.
+
+    Raises StoreMissingError or StoreDamagedError.
+    """
     with opened(path) as file:
-        return {name: _read_column(file, name) for name in names}
+        lacks = {name for name in added if f"/{name}__offsets" not in file}
+        return {name: _read_column(file, name) for name in names if name not in lacks}
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,7 @@ class Store:
         Raises StoreMissingError or StoreDamagedError.
         """
         path, names = self.shard_path(kind.KIND, shard), [field.name for field in fields(kind)]
-        found = self.read_file(path, columns or names)
+        found = sealed.read_columns(path, columns or names, kind.ADDED)
         rows = kind(**{name: found.get(name, ()) for name in names})
         flaw = rows.flaw(columns or names)
         if flaw is not None:
