@@ -50,7 +50,7 @@ $(VENV)/bench: $(VENV)/stamp
 bench: $(VENV)/bench  ## measure the speed; PHOTOS=folder for your own 300 photos or more
 	$(BIN)/python benchmarks/speed.py $(if $(PHOTOS),--photos $(PHOTOS))
 
-bench-scale: $(VENV)/stamp  ## measure what a large collection costs; PHOTOS="10000 1000000" for other sizes
+bench-scale: $(VENV)/stamp  ## measure what a million photos cost; PHOTOS="10000 100000" for other sizes
 	$(BIN)/python benchmarks/scale.py $(if $(PHOTOS),--photos $(PHOTOS))
 
 clean:  ## remove what the other targets made, .venv too

@@ -1,7 +1,7 @@
 """Measure what a question and each command cost as a collection grows, without its models.
 
-.venv/bin/python benchmarks/scale.py                              10,000 photos beside 100,000
-.venv/bin/python benchmarks/scale.py --photos 10000 1000000       as large as you have an hour for
+.venv/bin/python benchmarks/scale.py                             10,000 photos beside 1,000,000
+.venv/bin/python benchmarks/scale.py --photos 10000 100000       the same in two minutes
 
 The stores are made up, seven entities a photo, but written by the store's own code; the embeddings
 have 32 dimensions, and the index is `exact`. Each figure is that of a process of its own.
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ CENTRES = np.random.default_rng(0).standard_normal((500, DIM))
 SIDE = 100  # px of every made-up photo
 _ENTRY = "from vesearch.cli.main import main; main()"
 _QUESTION = """
-import json, sys, time
+import json, sys, tempfile, time
 from pathlib import Path
 from vesearch.config import load_config
 from vesearch.question import Question, Stored
@@ -60,7 +61,13 @@ for query in next(snapshot.build.index.blocks())[1][:20, None]:
     began = time.perf_counter()
     snapshot.build.index.search(query, 60)
     alone.append(time.perf_counter() - began)
-print(json.dumps([sorted(alone)[10], *(b - a for a, b in zip(times, times[1:]))]))
+index = snapshot.build.index
+began = time.perf_counter()
+index.remove(snapshot.build.entity_ids[:1])
+with tempfile.TemporaryDirectory(dir=searcher.job.store.path.parent) as folder:
+    index.save(Path(folder) / "index")
+change = time.perf_counter() - began
+print(json.dumps([sorted(alone)[10], *(b - a for a, b in zip(times, times[1:])), change]))
 """
 
 
@@ -164,7 +171,30 @@ atexit.register(peak)
 """
 
 
-def question(place: Path, photos: int) -> dict[str, str]:
+@dataclass(frozen=True)
+class Cost:
+    """Seconds, and the peak memory in MB of a process."""
+
+    seconds: float | None
+    megabytes: float | None = None
+
+    def __str__(self) -> str:
+        parts = []
+        if self.seconds is not None:
+            short = self.seconds < 1
+            parts.append(f"{self.seconds * 1e3:,.0f} ms" if short else f"{self.seconds:,.1f} s")
+        if self.megabytes is not None:
+            parts.append(f"{self.megabytes:,.0f} MB")
+        return ", ".join(parts)
+
+    def over(self, other: Cost) -> float:
+        """Return how many times as much this is: seconds, or else memory."""
+        if self.seconds is None or other.seconds is None:
+            return (self.megabytes or 0) / (other.megabytes or 1)
+        return self.seconds / max(other.seconds, 1e-4)
+
+
+def question(place: Path, photos: int) -> dict[str, Cost]:
     """Return what opening a store takes, and a first and a later question."""
     rng = np.random.default_rng(1)
     images = [divmod(int(i), SHARD) for i in rng.integers(0, photos, 20)]
@@ -172,19 +202,22 @@ def question(place: Path, photos: int) -> dict[str, str]:
     code = _MEASURED.format(entry=_QUESTION)
     script = [sys.executable, "-c", code, json.dumps(settings(place)), json.dumps(ids)]
     done = subprocess.run(script, capture_output=True, text=True, check=True)
-    search, opened, index, first, *later, masks = json.loads(done.stdout)
+    search, opened, index, first, *later, masks, change = json.loads(done.stdout)
+    megabytes = int(done.stderr.split()[-1]) / 1e3
     return {
-        "open the store": f"{opened * 1e3:,.0f} ms",
-        "open the index (exact)": f"{index * 1e3:,.0f} ms",
-        "the first question": f"{first * 1e3:,.0f} ms",
-        "a later question": f"{np.median(later) * 1e3:,.0f} ms",
-        "the index's share of that (exact)": f"{search * 1e3:,.0f} ms",
-        "one with masks, as for a picture": f"{masks * 1e3:,.0f} ms",
-        "peak memory of all that": f"{int(done.stderr.split()[-1]) / 1e3:,.0f} MB",
+        "open the store": Cost(opened),
+        "the first question, the index left out": Cost(first - search),
+        "both together": Cost(opened + first - search),
+        "a later question, the index left out": Cost(float(np.median(later)) - search),
+        "one with masks, as for a picture, the same": Cost(masks - search),
+        "the index (`exact`): open it": Cost(index),
+        "the index: search": Cost(search),
+        "the index: remove one, save": Cost(change),
+        "peak memory, the index among it": Cost(None, megabytes),
     }
 
 
-def measure(photos: int) -> dict[str, str]:
+def measure(photos: int) -> dict[str, Cost]:
     """Return what everything costs on a store of so many photos."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -196,36 +229,38 @@ def measure(photos: int) -> dict[str, str]:
         new.mkdir()
         Image.effect_noise((SIDE, SIDE), 64).save(new / "one.png")
         commands: dict[str, tuple[str, ...]] = {
-            "status": ("status",),
-            "build-index, nothing to do": ("build-index",),
-            "remove one photo": ("remove", "/made/up/000000/000003.jpg"),
-            "build-index after that": ("build-index",),
-            "build-index after 100 new photos": ("build-index",),
-            "compact": ("compact",),
-            "verify": ("verify",),
-            "ingest one new photo": ("ingest", str(new)),
+            "`query --id`, a process of its own": ("query", "--id", "5000", "--json"),
+            "`status`": ("status",),
+            "`build-index`, nothing to do": ("build-index",),
+            "`remove` of one photo": ("remove", "/made/up/000000/000003.jpg"),
+            "`build-index` after that": ("build-index",),
+            "`build-index` after 100 new photos": ("build-index",),
+            "`compact`": ("compact",),
+            "`verify`": ("verify",),
+            "`ingest` of one new photo": ("ingest", str(new)),
         }
         for name, arguments in commands.items():
             if "100" in name:
                 add_photos(place, 100)
-            took, memory = command(place, *arguments)
-            figures[name] = f"{took:,.1f} s, {memory:,.0f} MB"
-        took, memory = command(place / "empty", "ingest", str(new))
-        figures["the same into a new store"] = f"{took:,.1f} s, {memory:,.0f} MB"
+            figures[name] = Cost(*command(place, *arguments))
+        figures["the same into a new store"] = Cost(*command(place / "empty", "ingest", str(new)))
         return figures
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--photos", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--photos", type=int, nargs="+", default=[10_000, 1_000_000])
     options = parser.parse_args()
     columns = [measure(photos) for photos in options.photos]
     heads = [f"{photos:,} photos" for photos in options.photos]
-    print(f"| what | {' | '.join(heads)} |")
-    print(f"|---|{'---:|' * len(heads)}")
+    ratio = f"{options.photos[-1]:,} : {options.photos[0]:,}"
+    print(f"| what | {' | '.join(heads)} | {ratio} |")
+    print(f"|---|{'---:|' * (len(heads) + 1)}")
     for name in columns[0]:
-        print(f"| {name} | {' | '.join(column[name] for column in columns)} |")
+        times = columns[-1][name].over(columns[0][name])
+        cells = " | ".join(str(column[name]) for column in columns)
+        print(f"| {name} | {cells} | {times:.2g} |")
 
 
 if __name__ == "__main__":

@@ -599,3 +599,22 @@ def test_a_graph_is_changed_by_a_little_and_built_anew_for_much(
     forget.remove_named(job, ["/photos/1/1*.jpg"])  # leaves too few for a graph
     assert build(config) == "built"
     assert_sound(config)
+
+
+def test_what_compact_clears_away_is_nowhere_in_the_tables(
+    photos: Path, config: Config, store: Store
+) -> None:
+    """Nor in the free pages of the catalogue's file."""
+    secret = draw(photos / "a very secret name.png", 99, mtime_s=99)
+    pipeline.ingest(config, [photos])
+    build(config)
+
+    def left() -> list[str]:
+        found = (path for path in store.path.rglob("*") if path.is_file())
+        return [path.name for path in found if b"a very secret name" in path.read_bytes()]
+
+    assert "catalog.db" in left()
+    forget.remove_named(Job(config), [str(secret)])
+    compact.compact_store(Job(config))
+    assert left() == []
+    assert Catalog.of(store).place(os.fsencode(secret)) is None

@@ -91,6 +91,7 @@ class Database:
             if {sql for (sql,) in found} != wanted:
                 return None
             connection.execute(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
+            connection.execute("PRAGMA secure_delete=ON")  # what compact clears away is no more
         except sqlite3.Error:
             return None
         return cls(connection, str(file), reads_only=not writes)
