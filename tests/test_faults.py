@@ -131,7 +131,8 @@ KINDS = (
     *("store.json", "catalog.db", "images/000000.h5", "images/000002.h5", "entities/000001.h5"),
     *("crops/000001.h5", "embeddings/000001.h5", "vectors/000001.h5", "projection.h5"),
     *("index/current", "index/000002/build.json", "index/000002/entities.h5"),
-    *("index/000002/projection.h5", "index/000002/backend/index.json"),
+    *("index/000002/made_of.h5", "index/000002/pairs.h5", "index/000002/projection.h5"),
+    "index/000002/backend/index.json",
     *("index/000002/backend/ids.npy", "index/000002/backend/vectors.npy"),
 )
 

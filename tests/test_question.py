@@ -341,7 +341,7 @@ def test_what_a_question_reads_does_not_grow_with_the_collection(
         searcher.answer(question)  # what is imported, once
         searcher = Searcher(config)
         with monkeypatch.context() as patch:
-            patch.setattr(builds, "load", lambda store: build)
+            patch.setattr(builds, "open_for_questions", lambda store: build)
             before = _bytes_read()
             assert len(searcher.answer(question).matches) == 5
             return _bytes_read() - before

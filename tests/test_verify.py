@@ -162,7 +162,7 @@ def _change_array(store: Store, file: str, change: Callable[[np.ndarray], np.nda
 def _change_ids(store: Store, change: Callable[[np.ndarray], np.ndarray]) -> None:
     """Change the ids beside the index."""
     path = builds.current(store) / "entities.h5"
-    columns = store.read_file(path, ["entity_ids", "keys", "pair_similarities"])
+    columns = store.read_file(path, ["entity_ids", "keys"])
     columns["entity_ids"] = change(columns["entity_ids"])
     store.write_file(path, columns, store.fingerprint(path))
 

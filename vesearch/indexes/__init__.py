@@ -59,6 +59,8 @@ class Index(Protocol):
     ) -> tuple[Int64, Float32]:
         """Return ids and similarities, both (q, k) or as many as there are, best first.
 
+        Similarities are the float32 cosines of the vectors as they were added, to 1e-5, whatever
+        the backend keeps of them: so answers of backends agree.
         allowed: the ids that may be found, whether they are there or not; None: all.
         Among equal similarities the lower id comes first.
         """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError, UnknownNameError
 from vesearch.indexes import INDEXES, Index
@@ -20,37 +21,60 @@ from vesearch.system.files import read_json, remove, write_json, write_text
 
 FORMAT = 4  # of a build's folder; 3 did not say which tables it was made of
 _REBUILD = "run: vesearch build-index"
-_COLUMNS = ("entity_ids", "keys", "pair_similarities")
-_MADE_OF = "made_of.h5"
+# the files of a build's folder beside its index and projection, and their columns
+_PAIRS, _ENTITIES, _MADE_OF = "pairs.h5", "entities.h5", "made_of.h5"
+_COLUMNS = {
+    _PAIRS: ("pair_similarities",),
+    _ENTITIES: ("entity_ids", "keys"),
+    _MADE_OF: ("tables",),
+}
+B = TypeVar("B", bound="Opened")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Build:
-    """A built index and what it needs to be understood.
+class Opened:
+    """A built index and what questions need to understand it.
 
-    entity_ids, keys: (n,) what the index holds, in the order of ids, and a digest of each vector.
     pair_similarities: sorted cosines of random entity pairs.
-    tables: (shards, 4) of the vectors tables it was made of: shard, size and seal of the file, and
-        what tells which images were live.
     projection: what the vectors were made with.
     facts: backend, entities, recall and what else was measured.
     """
 
     index: Index
-    entity_ids: Int64
-    keys: Keys
     pair_similarities: Float32
-    tables: Int64
     projection: Projection
     facts: dict[str, Any]
 
 
-def load(store: Store) -> Build:
+@dataclass(frozen=True, slots=True, eq=False)
+class Build(Opened):
+    """The same with what is needed to change it.
+
+    entity_ids, keys: (n,) what the index holds, in the order of ids, and a digest of each vector.
+    tables: (shards, 4) of the vectors tables it was made of: shard, size and seal of the file, and
+        what tells which images were live.
+    """
+
+    entity_ids: Int64
+    keys: Keys
+    tables: Int64
+
+
+def open_for_questions(store: Store) -> Opened:
     """Open the current index. Raises StoreMissingError or StoreDamagedError."""
+    return _current(store, _opened)
+
+
+def load(store: Store) -> Build:
+    """Open the current index with what it was made of. Raises like open_for_questions."""
+    return _current(store, _loaded)
+
+
+def _current(store: Store, opened: Callable[[Store, Path], B]) -> B:
     while True:
         folder = current(store)
         try:
-            return _load(store, folder)
+            return opened(store, folder)
         except (StoreMissingError, StoreDamagedError):
             if current(store) == folder:
                 raise
@@ -69,7 +93,7 @@ def is_whole(store: Store) -> bool:
     """Tell whether the current index is as it was saved, byte for byte; it is not opened."""
     try:
         folder = current(store)
-        for name in ("entities.h5", "projection.h5", _MADE_OF):
+        for name in (*_COLUMNS, "projection.h5"):
             store.check_file(folder / name)
         read_manifest(folder / "backend", _facts(folder)["backend"])
     except StoreError:
@@ -100,7 +124,6 @@ def commit(store: Store, build: Build) -> None:
     """Save a build beside the current one, then switch to it. Raises StoreError."""
     home, before = store.path / "index", _name_of_current(store)
     folder = home / f"{int(before or 0) + 1:06d}"
-    columns = {name: getattr(build, name) for name in _COLUMNS}
     try:
         for other in _builds(home):
             if int(other.name) > int(before or 0):
@@ -108,8 +131,9 @@ def commit(store: Store, build: Build) -> None:
         # the facts first: they say whose index it is, should this be killed and cleared away
         write_json(folder / "build.json", {"format": FORMAT, **build.facts})
         build.index.save(folder / "backend")
-        store.write_file(folder / "entities.h5", columns, build.facts["made_of"])
-        store.write_file(folder / _MADE_OF, {"tables": build.tables}, build.facts["made_of"])
+        for file, names in _COLUMNS.items():
+            columns = {name: getattr(build, name) for name in names}
+            store.write_file(folder / file, columns, build.facts["made_of"])
         projections.copy(store, projections.path_of(store), folder / "projection.h5")
         write_text(home / "current", f"{folder.name} {_crc(folder.name)}\n")
         drop_old_builds(store, but=before)  # queries may be just opening that one
@@ -175,19 +199,31 @@ def _facts(folder: Path) -> dict[str, Any]:
     return known
 
 
-def _load(store: Store, folder: Path) -> Build:
+def _opened(store: Store, folder: Path) -> Opened:
     facts = _facts(folder)
-    columns = store.read_file(folder / "entities.h5", _COLUMNS)
-    columns |= store.read_file(folder / _MADE_OF, ["tables"])
+    pairs = store.read_file(folder / _PAIRS, _COLUMNS[_PAIRS])
     index: Index = INDEXES.create(facts["backend"])
     index.open(folder / "backend")
-    if len(index) != len(columns["entity_ids"]):
+    if len(index) != facts["entities"]:
         raise StoreDamagedError(
-            f"{folder} has {len(index)} vectors for {len(columns['entity_ids'])} entities; "
-            f"{_REBUILD}"
+            f"{folder} has {len(index)} vectors for {facts['entities']} entities; {_REBUILD}"
         )
     projection = projections.load_from(store, folder / "projection.h5")
-    return Build(index=index, facts=facts, projection=projection, **columns)
+    return Opened(index, pairs["pair_similarities"], projection, facts)
+
+
+def _loaded(store: Store, folder: Path) -> Build:
+    opened = _opened(store, folder)
+    made_of = {name: getattr(opened, name) for name in Opened.__slots__}
+    for file in (_ENTITIES, _MADE_OF):
+        made_of |= store.read_file(folder / file, _COLUMNS[file])
+    build = Build(**made_of)
+    if len(build.entity_ids) != len(build.index):
+        raise StoreDamagedError(
+            f"{folder} has {len(build.index)} vectors for {len(build.entity_ids)} entities; "
+            f"{_REBUILD}"
+        )
+    return build
 
 
 def _crc(name: str) -> str:

@@ -127,6 +127,7 @@ class Catalog(Lookup):
             database.close()
         with Database.new(store.path / FILE, TABLES) as made:
             cls(made)._follow(store)
+        remove(store.path / "catalog.h5")  # what earlier versions kept
         opened = Database.open(store.path / FILE, TABLES, writes=True)
         assert opened is not None
         catalog = cls(opened, store)

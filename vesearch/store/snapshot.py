@@ -15,7 +15,7 @@ import numpy as np
 from vesearch.errors import CatalogDamagedError, StoreMissingError
 from vesearch.records import Entities, Float32
 from vesearch.store import builds
-from vesearch.store.builds import Build
+from vesearch.store.builds import Opened
 from vesearch.store.catalog import Catalog
 from vesearch.store.catalog_rows import KnownImage
 from vesearch.store.entities import to_rows
@@ -113,14 +113,14 @@ class Snapshot:
         return self.state.holds(State.of(self.store))
 
     @property
-    def build(self) -> Build:
+    def build(self) -> Opened:
         """The index; opened when it is first needed. Raises StoreMissingError."""
         with self._lock:
             return self._build
 
     @cached_property
-    def _build(self) -> Build:
-        return builds.load(self.store)
+    def _build(self) -> Opened:
+        return builds.open_for_questions(self.store)
 
     def image(self, image_id: int) -> KnownImage | None:
         """Return an image of the collection; None where it has no path any more."""
