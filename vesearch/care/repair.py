@@ -60,20 +60,26 @@ def verify(job: Job, *, repair: bool = False) -> Verified:
     """Check a store and, where asked, repair it. Raises StoreMissingError where there is none."""
     if not any(job.store.has_any(table.KIND) for table in TABLES):
         job.store.settings()
+    generation = job.store.generation()
     found = left = tuple(find_problems(job))
     files = sum(1 for path in job.store.path.rglob("*") if path.is_file())
     if not repair or not found:
         return Verified(files, found, left)
     with job.store.lock():
-        if any(problem.kind == "settings" for problem in found):
+        if _of(found, "settings"):
             _mend_settings(job)
         before = _lost(job.store)
-        left = tuple(find_problems(job))
+        if generation is None or generation != job.store.generation() or _of(found, "settings"):
+            left = tuple(find_problems(job))  # somebody wrote meanwhile, or there is more to read
         for _ in range(_ROUNDS):
             if left:
                 _mend(job, left)
                 left = tuple(find_problems(job))
         return Verified(files, found, left, _lost(job.store) - before)
+
+
+def _of(problems: Sequence[Problem], kind: str) -> bool:
+    return any(problem.kind == kind for problem in problems)
 
 
 def _lost(store: Store) -> int:
