@@ -55,7 +55,7 @@ def test_the_other_view_of_the_motorcycle_comes_first(place: Path) -> None:
 def test_json_has_the_documented_shape(place: Path) -> None:
     found = answer(place / "photos" / LEFT, "--entity", 2, "--top", 3)
     assert list(found) == ["query", "matches", "timings_ms"]
-    assert list(found["query"]) == ["image", "width", "height", "selected", "entities"]
+    assert list(found["query"]) == ["image", "width", "height", "stale", "selected", "entities"]
     assert (found["query"]["width"], found["query"]["height"]) == (741, 500)
     assert found["query"]["selected"] == 2
     for number, entity in enumerate(found["query"]["entities"], 1):
@@ -65,7 +65,17 @@ def test_json_has_the_documented_shape(place: Path) -> None:
         assert 0 <= entity["score"] <= 1
     assert len(found["matches"]) == 3
     for rank, match in enumerate(found["matches"], 1):
-        names = ["rank", "image", "also_at", "entity_id", "box", "peak", "similarity", "percentile"]
+        names = [
+            "rank",
+            "image",
+            "also_at",
+            "stale",
+            "entity_id",
+            "box",
+            "peak",
+            "similarity",
+            "percentile",
+        ]
         assert list(match) == names
         assert match["rank"] == rank
         with Image.open(match["image"]) as image:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -20,9 +21,11 @@ from vesearch import pipeline
 from vesearch.care import compact
 from vesearch.cli.main import main
 from vesearch.config import Config
+from vesearch.drawing.answers import draw_answer
 from vesearch.errors import StoreMismatchError, StoreMissingError, VesearchError
 from vesearch.job import Job
 from vesearch.question import Numbered, Question, Stored, Where
+from vesearch.records import Match
 from vesearch.search import Searcher
 from vesearch.stages import forget
 from vesearch.store import builds
@@ -439,3 +442,75 @@ def test_no_store_is_needed_to_look_at_a_photo(photos: Path, tmp_path: Path) -> 
     assert len(searcher.look(photos / "a.png").seen.entities) == 1
     with pytest.raises(StoreMissingError):
         searcher.answer(about(photos / "a.png"))
+
+
+# --- photos that changed since ingest -------------------------------------------------------------
+
+
+def match_of(searcher: Searcher, photos: Path, name: str) -> Match:
+    found = searcher.answer(about(photos / "a.png", top=50)).matches
+    return next(m for m in found if name in {Path(p).name for p in (m.image, *m.also_at)})
+
+
+def run_query(config: Config, *arguments: object) -> Result:
+    given = ["--store", config.run.store, "--set", "detect.detector=whole"]
+    given += ["--set", "run.device=cpu"]
+    return CliRunner().invoke(main, ["query", *map(str, arguments), *given])
+
+
+def test_a_match_whose_file_is_another_photo_now_says_so(photos: Path, config: Config) -> None:
+    """And nothing is drawn on that photo, which has never been looked at."""
+    searcher = Searcher(config)
+    assert not match_of(searcher, photos, "b.png").stale
+    draw(photos / "b.png", 71)
+    match = match_of(searcher, photos, "b.png")
+    assert match.stale and match.image == str(photos / "b.png")
+    answer = searcher.answer(about(photos / "a.png", top=50))
+    without = replace(answer, matches=tuple(replace(m, stale=False) for m in answer.matches))
+    drawn, over = (
+        np.asarray(draw_answer(each, searcher.job.decoders)) for each in (answer, without)
+    )
+    assert (drawn != over).any()
+    result = run_query(config, photos / "a.png", "--entity", 1, "--top", 50)
+    assert result.stdout.count("(changed since ingest)") == 1, result.output
+    pipeline.ingest(config, [photos])
+    build(config)
+    assert not match_of(searcher, photos, "b.png").stale
+
+
+def test_a_file_that_was_but_touched_or_is_gone_is_not_another_photo(
+    photos: Path, config: Config
+) -> None:
+    searcher = Searcher(config)
+    os.utime(photos / "b.png", (77, 77))
+    (photos / "c.png").unlink()
+    for name in ("b.png", "c.png"):
+        assert not match_of(searcher, photos, name).stale
+
+
+def test_a_copy_that_is_as_it_was_stands_for_a_photo_that_changed(
+    photos: Path, config: Config
+) -> None:
+    shutil.copy2(photos / "b.png", photos / "z.png")
+    pipeline.ingest(config, [photos])
+    searcher = Searcher(config)
+    assert Path(match_of(searcher, photos, "z.png").image).name == "b.png"
+    draw(photos / "b.png", 71)
+    match = match_of(searcher, photos, "z.png")
+    assert (Path(match.image).name, match.stale) == ("z.png", False)
+    assert [Path(path).name for path in match.also_at] == ["b.png"]
+
+
+def test_an_entity_of_a_photo_that_changed_is_not_drawn_on_it(
+    photos: Path, config: Config, tmp_path: Path
+) -> None:
+    entity_id = match_of(Searcher(config), photos, "b.png").entity_id
+    before = json.loads(run_query(config, "--id", entity_id, "--json").stdout)
+    assert before["query"]["stale"] is False
+    draw(photos / "b.png", 71)
+    after = json.loads(run_query(config, "--id", entity_id, "--json").stdout)
+    assert after["query"]["stale"] is True
+    assert [m["entity_id"] for m in after["matches"]] == [m["entity_id"] for m in before["matches"]]
+    refused = run_query(config, "--id", entity_id, "--out", tmp_path / "out.png")
+    assert refused.exit_code == 1 and not (tmp_path / "out.png").exists()
+    assert "b.png is another photo" in refused.output and "run: vesearch ingest" in refused.output

@@ -65,7 +65,8 @@ class Seen:
     """A photo and its entities, in pixels of the upright photo.
 
     name: its path, "" where there is none. image_id: the image of the collection that has its
-    content, None where there is none. frame: its pixels, None where they were not needed.
+    content, None where there is none. frame: its pixels, None where they were not needed. stale:
+    there is another photo at its path by now.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Seen:
     entities: Entities
     image_id: int | None = None
     frame: Frame | None = None
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -133,7 +133,8 @@ class Skipped:
 class Match:
     """One entity found for a query, rank 1 first.
 
-    image: a path of the photo; also_at: the other paths with the same content.
+    image: a path of the photo, one where it is still as it was ingested if there is one; also_at:
+        the other paths with the same content. stale: there is another photo at image by now.
     box_xyxy, peak_xy: pixels of the upright photo.
     similarity: cosine in [-1, 1]; percentile: share in [0, 100] of random entity pairs that are
         less similar, None where the collection has no pairs.
@@ -151,3 +152,4 @@ class Match:
     percentile: float | None
     mask: bytes
     mask_size_hw: tuple[int, int]
+    stale: bool = False

@@ -12,17 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from vesearch.config import Config
+from vesearch.config import Config, ImageSettings
 from vesearch.describe import embed_boxes, find_entities
 from vesearch.errors import ImageError, StoreError, VesearchError
 from vesearch.job import Job
-from vesearch.photos.files import digest_of, read_bytes
+from vesearch.photos.files import digest_file, digest_of, read_bytes
 from vesearch.projection import normalised
 from vesearch.question import Answer, Example, Numbered, Photo, Question, Seen, Stored
 from vesearch.records import Float32, Frame, Int64, Match
 from vesearch.store.catalog_rows import KnownImage
 from vesearch.store.rows import RANKS, EntityRows
 from vesearch.store.snapshot import Snapshot, Snapshots
+from vesearch.system.files import is_gone
 
 _TRIES = 10
 
@@ -68,7 +69,8 @@ class Searcher:
         with clock.takes("search"):
             for _ in range(_TRIES):  # again where somebody wrote meanwhile: of one state, or none
                 vector = _vector_of(wanted, unwanted, snapshot)
-                matches = _nearest(snapshot, vector, own, question)
+                found = _nearest(snapshot, vector, own, question)
+                matches = _matches(snapshot, found, question, self.job.config.images)
                 if snapshot.is_current():
                     break
                 snapshot = self._snapshots.current()
@@ -81,7 +83,7 @@ class Searcher:
             seen = self._see(example.photo, snapshot, clock)
             _check_number(seen, example.number)
             return seen, example.number
-        return _stored_photo(example, snapshot)
+        return _stored_photo(example, snapshot, self.job.config.images)
 
     def _see(self, photo: Photo, snapshot: Snapshot | None, clock: _Clock) -> Seen:
         """Return a photo's entities: as the store has them, or else found now."""
@@ -179,24 +181,58 @@ def _vector_of(
     return normalised(vector)
 
 
-def _stored_photo(example: Stored, snapshot: Snapshot) -> tuple[Seen, int]:
+def _stored_photo(example: Stored, snapshot: Snapshot, limits: ImageSettings) -> tuple[Seen, int]:
     """Return the photo of an entity of the collection, and the entity's number in it."""
     image_id, rank = divmod(example.entity_id, RANKS)
     known = snapshot.image(image_id)
     entities = None if known is None else snapshot.entities_of(image_id)
-    paths = snapshot.paths_of(image_id)
+    paths, stale = ([], False) if known is None else _found_at(snapshot, known, limits)
     if entities is None or not paths or not 0 <= rank < len(entities):
         raise VesearchError(f"no entity of the collection has the id {example.entity_id}")
     height, width = entities.size_hw
-    return Seen(paths[0], width, height, entities, image_id), rank + 1
+    return Seen(paths[0], width, height, entities, image_id, stale=stale), rank + 1
+
+
+def _found_at(
+    snapshot: Snapshot, image: KnownImage, limits: ImageSettings
+) -> tuple[list[str], bool]:
+    """Return an image's paths, and whether there is another photo at the first by now.
+
+    First comes one where it still is as it was ingested, if there is one.
+    """
+    paths = snapshot.catalog.paths_of(image.image_id)
+    for path in paths:
+        if _is_at(path, image, snapshot, limits):
+            return [os.fsdecode(p) for p in (path, *(p for p in paths if p != path))], False
+    return [os.fsdecode(path) for path in paths], bool(paths) and not is_gone(paths[0])
+
+
+def _is_at(path: bytes, image: KnownImage, snapshot: Snapshot, limits: ImageSettings) -> bool:
+    """Tell whether an image still is at a path: by size and time, or else by content."""
+    place = snapshot.catalog.place(path)
+    try:
+        info = Path(os.fsdecode(path)).stat()
+    except (OSError, ValueError):
+        return False
+    if place is None or info.st_size != place.size:
+        return False
+    if info.st_mtime_ns == place.mtime_ns:
+        return True
+    try:
+        return digest_file(Path(os.fsdecode(path)), limits) == image.digest
+    except ImageError:
+        return False
 
 
 def _nearest(
     snapshot: Snapshot, vector: Float32, own: set[int], question: Question
-) -> tuple[Match, ...]:
-    """Ask the index for ever more entities until enough of them may be shown."""
+) -> list[tuple[KnownImage, int, float]]:
+    """Return the images, entity ids and similarities of the best entities that may be shown.
+
+    The index is asked for ever more until they are enough.
+    """
     if not vector.any():  # nothing of the crop lies in the projection's directions
-        return ()
+        return []
     build, total, top = snapshot.build, len(snapshot.build.index), question.top
     asked = min(total, top * 4 + 20)
     while True:
@@ -205,9 +241,19 @@ def _nearest(
         if len(shown) == top or asked == total:
             break
         asked = min(total, asked * 4)
+    return [(image, int(ids[0, at]), float(similarities[0, at])) for at, image in shown.items()]
+
+
+def _matches(
+    snapshot: Snapshot,
+    found: Sequence[tuple[KnownImage, int, float]],
+    question: Question,
+    limits: ImageSettings,
+) -> tuple[Match, ...]:
+    """Return what is shown of the entities that were found."""
     matches = [
-        _match(snapshot, image, int(ids[0, at]), float(similarities[0, at]))
-        for at, image in shown.items()
+        _match(snapshot, entity_id, similarity, image, limits)
+        for image, entity_id, similarity in found
     ]
     if question.masks:
         matches = [_with_mask(match, snapshot) for match in matches]
@@ -237,10 +283,14 @@ def _wanted(
 
 
 def _match(
-    snapshot: Snapshot, known: KnownImage, entity_id: int, similarity: float
+    snapshot: Snapshot,
+    entity_id: int,
+    similarity: float,
+    known: KnownImage,
+    limits: ImageSettings,
 ) -> Match | None:
     """Return what is shown of an entity; None where its photo was removed just now."""
-    paths = snapshot.paths_of(known.image_id)
+    paths, stale = _found_at(snapshot, known, limits)
     if not paths or known.entities is None:
         return None
     entity = known.entities[entity_id % RANKS]
@@ -257,6 +307,7 @@ def _match(
         peak_xy=(x, y),
         similarity=similarity,
         percentile=below,
+        stale=stale,
         mask=b"",
         mask_size_hw=(known.shot.height, known.shot.width),
     )

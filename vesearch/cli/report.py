@@ -40,6 +40,7 @@ def query_json(answer: Answer) -> str:
                 "image": seen.name,
                 "width": seen.width,
                 "height": seen.height,
+                "stale": seen.stale,
                 "selected": answer.selected,
                 "entities": _entities(seen.entities),
             },
@@ -55,6 +56,7 @@ def query_text(answer: Answer) -> str:
     count = len(seen.entities)
     noun = "entity" if count == 1 else "entities"
     head = f"{shown(seen.name)}  {seen.width}x{seen.height}"
+    head += "  (changed since ingest)" if seen.stale else ""
     if answer.selected is None:
         return f"{head}  {count} {noun}\n{_entity_table(seen)}"
     head = f"{head}  entity {answer.selected} of {count}"
@@ -223,6 +225,7 @@ def _match(match: Match) -> dict[str, Any]:
         "rank": match.rank,
         "image": match.image,
         "also_at": list(match.also_at),
+        "stale": match.stale,
         "entity_id": match.entity_id,
         "box": [round(v, 1) for v in match.box_xyxy],
         "peak": [round(v, 1) for v in match.peak_xy],
@@ -256,6 +259,7 @@ def _match_table(matches: Sequence[Match]) -> str:
         peak = f"{match.peak_xy[0]:.0f},{match.peak_xy[1]:.0f}"
         noun = "copy" if len(match.also_at) == 1 else "copies"
         copies = f"  (+{len(match.also_at)} {noun})" if match.also_at else ""
-        image = f"{shown(match.image)}{copies}"
+        changed = "  (changed since ingest)" if match.stale else ""
+        image = f"{shown(match.image)}{copies}{changed}"
         rows.append((f"{match.rank}", f"{match.similarity:.3f}", percentile, peak, image))
     return table([">rank", ">similarity", ">percentile", "peak", "image"], rows, indent=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from vesearch.records import Match, UInt8
 
 
 def draw_answer(answer: Answer, decoders: Decoders, *, threads: int = 2) -> Image.Image:
-    """Return an answer as a picture; photos of matches that cannot be read are left blank.
+    """Return an answer as a picture; matches whose photos changed or cannot be read stay blank.
 
-    Raises VesearchError where the photo that was asked about cannot be read.
+    Raises VesearchError where the photo that was asked about changed, or cannot be read, and
+    ValueError for matches that were asked for without masks.
     """
     pixels, entities = _asked(answer, decoders), answer.seen.entities
     if answer.selected is None:
@@ -25,6 +27,8 @@ def draw_answer(answer: Answer, decoders: Decoders, *, threads: int = 2) -> Imag
 
     def photo_of(match: Match) -> MatchPhoto:
         try:
+            if match.stale:  # an outline would be drawn on another photo
+                return MatchPhoto(match, None, match.mask_size_hw)
             frame = decoders.read(Path(match.image))
         except ImageError:  # moved or gone since it was ingested
             return MatchPhoto(match, None, match.mask_size_hw)
@@ -39,6 +43,11 @@ def _asked(answer: Answer, decoders: Decoders) -> UInt8:
     seen = answer.seen
     if seen.frame is not None:
         return seen.frame.pixels
+    if seen.stale:
+        raise VesearchError(
+            f"{seen.name} is another photo than was ingested, on which nothing can be drawn; "
+            f"run: vesearch ingest {shlex.quote(str(Path(seen.name).parent))}"
+        )
     try:
         return decoders.read(Path(seen.name)).pixels
     except ImageError as err:

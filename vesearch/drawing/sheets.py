@@ -131,7 +131,8 @@ def _columns(count: int) -> int:
 def _tile(found: MatchPhoto, tile_hw: tuple[int, int], colour: Colour) -> UInt8:
     """Return a match's photo around its entity, (h, w, 3)."""
     if found.pixels is None:
-        return _note("photo not found", tile_hw)
+        stale = found.match.stale
+        return _note("photo changed since ingest" if stale else "photo not found", tile_hw)
     shown = view.around(found.size_hw, found.match.box_xyxy, tile_hw)
     tile = np.array(shown.raster(Image.fromarray(found.pixels), overlay.MAT))
     shape = overlay.shape_of(shown, overlay.region_of(found.match))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -144,10 +143,6 @@ class Snapshot:
                 except StoreMissingError:  # compacted away, with all that was in it
                     self._logged[shard] = set()
             return image_id in self._logged[shard]
-
-    def paths_of(self, image_id: int) -> list[str]:
-        """Return an image's paths, in the order they were added."""
-        return [os.fsdecode(path) for path in self.catalog.paths_of(image_id)]
 
     def is_up_to_date(self, kind: str, image_id: int) -> bool:
         """Tell whether an image's table was made with the settings that the store has now."""
