@@ -15,17 +15,15 @@ from tests.test_images import saved
 from vesearch.config import ImageSettings
 from vesearch.photos import rgb as module
 from vesearch.photos.decode import decode
+from vesearch.photos.levels import levels_of
 from vesearch.records import UInt8
 
 
 def in_one_piece(image: Image.Image, side: int) -> UInt8:
     """Return what Pillow makes of an image when all of it is converted, and then shrunk."""
     if image.mode.startswith("I") or image.mode == "F":
-        deep = np.asarray(image).astype(np.float32)
-        white = 65535.0 if deep.max() > 255 else 255.0
-        if deep.max() > 65535 or (image.mode == "F" and deep.max() <= 1):
-            white = float(deep.max()) if deep.max() > 1 else 1.0
-        whole = Image.fromarray(np.clip(deep * (255 / white), 0, 255).astype(np.uint8))
+        deep = np.asarray(image)
+        whole = Image.fromarray(levels_of(image, [deep]).to_grey(deep))
     elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layered = image.convert("RGBA")
         whole = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)

@@ -15,6 +15,7 @@ from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
 from vesearch.photos.files import digest_of, read_bytes, too_much_memory
 from vesearch.photos.formats import formats
+from vesearch.photos.levels import refuse_misread, refuse_too_dark
 from vesearch.photos.rgb import SWAPPING_ORIENTATIONS, orientation_of, small_rgb, upright
 from vesearch.photos.taken import taken_of
 from vesearch.records import Frame, UInt8
@@ -84,8 +85,11 @@ def _load(image: ImageFile.ImageFile, limits: ImageSettings) -> tuple[UInt8, tup
         drafted = image.draft("RGB", target)
     # libtiff prints its complaints to stderr itself
     silence = quiet() if image.format == "TIFF" else contextlib.nullcontext()
+    refuse_misread(image)
+    rawmode = str(image.tile[0].args) if image.tile else ""
     with silence, _honest(image.format or "", (width, height), limits):
         image.load()
+    refuse_too_dark(image, rawmode)
     if drafted is None:  # while loading, Pillow itself turns a TIFF upright
         width, height = image.size
         _check_size(image.size, limits)  # an icon tells its size only now

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from vesearch.records import Float32, UInt8
+from vesearch.photos.levels import Levels, levels_of, values_of
 
 _ORIENTATION = 0x0112
 SWAPPING_ORIENTATIONS = (5, 6, 7, 8)
@@ -55,11 +52,11 @@ def small_rgb(image: Image.Image, max_side: int) -> Image.Image:
     rows = factors[1] * max(1, _BAND_PIXELS // (w * factors[1]))
     boxes = [(0, top, w, min(top + rows, h)) for top in range(0, h, rows)]
     deep = image.mode.startswith("I") or image.mode == "F"
-    white = _white_level(image, boxes) if deep else 0.0
+    levels = levels_of(image, (values_of(image, image.crop(b)) for b in boxes)) if deep else None
     reduced = Image.new("RGB", (-(-w // factors[0]), -(-h // factors[1])))
     for box in boxes:
         band = image.crop(box)
-        rgb = _from_deep_grey(np.asarray(band), white) if deep else _to_rgb(band)
+        rgb = _to_rgb(band) if levels is None else _from_deep_grey(image, band, levels)
         reduced.paste(rgb.reduce(factors), (0, box[1] // factors[1]))
     if size == image.size:
         return reduced
@@ -90,24 +87,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _white_level(image: Image.Image, boxes: Sequence[tuple[int, int, int, int]]) -> float:
-    """Return which value of 16- or 32-bit grey is white."""
-    bands = (np.asarray(image.crop(box)) for box in boxes)
-    peaks = [(_finite(values).max(initial=0), values.dtype.kind) for values in bands]
-    peak, is_float = float(max(peak for peak, _ in peaks)), peaks[0][1] == "f"
-    if is_float and peak <= 1:
-        return 1.0
-    if peak > 65535:
-        return peak
-    return 65535.0 if peak > 255 else 255.0
-
-
-def _finite(values: NDArray[Any]) -> Float32:
-    finite: Float32 = np.nan_to_num(values.astype(np.float32))
-    return finite
-
-
-def _from_deep_grey(values: NDArray[Any], white: float) -> Image.Image:
-    """Scale (h, w) 16- or 32-bit grey to 8 bits; Pillow alone would clip at 255."""
-    grey: UInt8 = np.clip(_finite(values) * (255 / white), 0, 255).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+def _from_deep_grey(image: Image.Image, band: Image.Image, levels: Levels) -> Image.Image:
+    """Return 16- or 32-bit grey as 8-bit RGB; Pillow alone would clip at 255."""
+    return Image.fromarray(levels.to_grey(values_of(image, band))).convert("RGB")
