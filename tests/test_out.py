@@ -99,7 +99,7 @@ def test_a_picture_of_ours_that_was_ingested_is_a_photo_of_the_collection(
     store, photos = tmp_path / "store", tmp_path / "photos"
     photos.mkdir()
     assert run("query", _itself(collection), "--out", photos / "mine.png").exit_code == 0
-    run("ingest", photos, "--store", store, "--set", "detect.detector=whole")
+    run("ingest", photos / "mine.png", "--store", store, "--set", "detect.detector=whole")
     before = _everything(photos)
     done = run("query", _itself(collection), "--out", photos / "mine.png", "--store", store)
     assert done.exit_code == 1 and "is a photo of the collection" in done.stderr

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 
 from vesearch import pipeline
 from vesearch.care.repair import verify
-from vesearch.config import Config, ImageSettings
+from vesearch.config import Config, ImageSettings, ScanSettings
 from vesearch.errors import StoreDamagedError, VesearchError
 from vesearch.job import Job
 from vesearch.photos.pool import Decoders
@@ -326,7 +327,7 @@ def test_an_unreadable_subfolder_is_named(
         return walk(path)
 
     monkeypatch.setattr(os, "scandir", closed_to_us)
-    found = walking.find_files([photos], Catalog.empty())
+    found = walking.find_files([photos], Catalog.empty(), ScanSettings())
     assert [Path(os.fsdecode(path)).name for path in found.seen] == ["b.png"]
     assert "closed: Permission denied" in caplog.text
 
@@ -361,9 +362,9 @@ def test_folders_are_walked_once(
     walked: list[Path] = []
     files = walking._files
 
-    def noted(folder: Path) -> Iterator[Path]:
+    def noted(folder: Path, *rest: Any) -> Iterator[Path]:
         walked.append(folder)
-        return files(folder)
+        return files(folder, *rest)
 
     monkeypatch.setattr(walking, "_files", noted)
     draw(photos / "a.png")

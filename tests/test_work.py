@@ -18,7 +18,7 @@ from PIL import Image
 from tests.test_crash import state
 from vesearch import pipeline
 from vesearch.care.repair import verify
-from vesearch.config import Config
+from vesearch.config import Config, ScanSettings
 from vesearch.errors import ImageError
 from vesearch.job import Job
 from vesearch.photos import files
@@ -168,7 +168,7 @@ def test_a_digest_is_that_of_all_the_bytes(tmp_path: Path, quick: Config, conten
 
 def test_what_somebody_works_on_is_not_given_out_twice(photos: Path, quick: Config) -> None:
     job = Job(quick)
-    found = pipeline.find_files([photos], Catalog.empty())
+    found = pipeline.find_files([photos], Catalog.empty(), ScanSettings())
     hashed = [item for batch in contents.hashed(job, found.candidates) for item in batch]
     new = contents.new_contents(hashed, Catalog.empty())
     assert len(new) == 8 and [len(content.paths) for content in new].count(2) == 1

@@ -54,6 +54,14 @@ class ImageSettings:
 
 
 @dataclass(frozen=True)
+class ScanSettings:
+    """Which files of a folder are taken in, as patterns of a .gitignore."""
+
+    exclude: str = setting("", many=True, kept="not")
+    include: str = setting("", many=True, kept="not")
+
+
+@dataclass(frozen=True)
 class DetectSettings:
     """How images are split into entities."""
 
@@ -128,6 +136,7 @@ class RunSettings:
 class Config:
     """All settings, by section; configs/default.yaml says what each one does."""
 
+    scan: ScanSettings = ScanSettings()
     images: ImageSettings = ImageSettings()
     detect: DetectSettings = DetectSettings()
     crop: CropSettings = CropSettings()

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ from vesearch.stages import (
 from vesearch.stages.build_index import Outcome
 from vesearch.stages.contents import Content, Hashed
 from vesearch.stages.walking import Found, find_files
-from vesearch.store import builds, log
+from vesearch.store import builds, left_out, log
 from vesearch.store.catalog import Catalog
 from vesearch.system.progress import bar
 from vesearch.work import Executor, Here, Tables, Work
@@ -48,6 +48,7 @@ class Summary:
 
     copies: files whose content was known, moved ones among them.
     skipped: all unusable files below the folders, known ones too.
+    left_out: how many image files below the folders each rule left out.
     fitted: whether the projection was made now; built: what became of the index; None: not asked
         for.
     index: what the index's build recorded.
@@ -60,6 +61,7 @@ class Summary:
     unchanged: int = 0
     forgotten: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
     fitted: bool | None = None
     built: Outcome | None = None
     index: dict[str, Any] | None = None
@@ -100,7 +102,7 @@ def run_stages(
         job.store.settings()  # there must be a store
     elif not job.store.exists():
         # neither a mistyped folder nor weights that are not there must leave a store behind
-        found = find_files(folders, Catalog.empty())
+        found = find_files(folders, Catalog.empty(), config.scan)
         job.settings()
     with job.store.lock():
         job.open_for_writing()
@@ -116,6 +118,8 @@ def run_stages(
             summary.index = builds.facts(job.store)
         if found is not None:
             summary.skipped = _skipped(Catalog.of(job.store), found)
+            summary.left_out = dict(sum(found.left_out.values(), Counter()).most_common())
+            left_out.note(job.store, found.left_out)
     summary.seconds = time.perf_counter() - began
     return summary
 
@@ -195,7 +199,7 @@ def _stream(
     crop.crop_pending(job)
     summary.entities += embed.embed_pending(job)
     catalog = Catalog.of(job.store)
-    found = found or find_files(folders, catalog, may_be_empty=sync == "forced")
+    found = found or find_files(folders, catalog, job.config.scan, may_be_empty=sync == "forced")
     if sync == "careful":
         forget.refuse_unmounted(folders, catalog, found)
     summary.unchanged = len(found.seen) - len(found.candidates)

@@ -7,7 +7,7 @@ from typing import Any
 
 from vesearch.errors import StoreMissingError
 from vesearch.job import Job
-from vesearch.store import builds, projections
+from vesearch.store import builds, left_out, projections
 from vesearch.store.catalog import Catalog
 
 _INTERNAL = ("format", "made_with", "made_of", "generation", "added", "removed", "unsampled")
@@ -20,6 +20,7 @@ class Status:
 
     images: live images, copies counted once; entities: those of live images.
     skipped: {"path", "status", "error"} of files that are no usable images.
+    left_out: how many image files each rule left out when their folders were last walked.
     stages: shards done and in all per table; projection and index: None before they are made.
     """
 
@@ -28,6 +29,7 @@ class Status:
     paths: int
     entities: int
     skipped: list[dict[str, str | None]]
+    left_out: dict[str, int]
     stages: dict[str, dict[str, int]]
     projection: dict[str, int] | None
     index: dict[str, Any] | None
@@ -49,6 +51,7 @@ def status_of(job: Job) -> Status:
         paths=paths,
         entities=entities,
         skipped=skipped,
+        left_out=left_out.counts(job.store),
         stages=_stages(job),
         projection=_projection(job),
         index=_index(job),

@@ -85,6 +85,8 @@ def status_text(status: Status) -> str:
         dim, fitted = status.projection["dim"], status.projection["fitted_on"]
         facts.append(("PCA", f"{dim} dimensions, fitted on {fitted:,} entities"))
     facts += [("index", _index(status.index)), ("skipped", f"{len(status.skipped):,}")]
+    if status.left_out:
+        facts.append(("left out", _left_out(status.left_out)))
     skipped = [
         (s["status"] or "", shown(s["path"] or ""), s["error"] or "") for s in status.skipped
     ]
@@ -97,7 +99,13 @@ def summary_text(summary: Summary) -> str:
     built = _built_lines(summary)
     only_built = built and not (summary.images or summary.unchanged or summary.skipped)
     counted = [] if only_built else [_counts_line(summary)]
-    return "\n".join([*counted, *_skipped_lines(summary), *built])
+    left = [f"left out: {_left_out(summary.left_out)}"] if summary.left_out else []
+    return "\n".join([*counted, *_skipped_lines(summary), *left, *built])
+
+
+def _left_out(rules: dict[str, int]) -> str:
+    counts = ", ".join(f"{printable(rule)}: {count:,}" for rule, count in rules.items())
+    return f"{sum(rules.values()):,} images by rules ({counts})"
 
 
 def compacted_text(done: Compacted) -> str:

@@ -9,16 +9,11 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from vesearch.errors import VesearchError
+from vesearch.photos.ours import SOFTWARE, is_ours
 from vesearch.store.catalog import Catalog
 from vesearch.store.shards import Store
 from vesearch.system.files import atomic
 from vesearch.system.printable import printable
-
-_SOFTWARE = "vesearch"
-# PNG specification, 11.3.4.3: keyword, NUL, text; Pillow writes it before the pixels
-_MARK = b"tEXtSoftware\0" + _SOFTWARE.encode()
-_PNG = b"\x89PNG\r\n\x1a\n"
-_HEAD_BYTES = 4096
 
 
 def check_targets(
@@ -49,23 +44,13 @@ def check_targets(
             )
 
 
-def is_ours(path: Path) -> bool:
-    """Tell whether a file is a picture that save_png has written, going by its metadata."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError:
-        return False
-    return head.startswith(_PNG) and _MARK in head
-
-
 def save_png(picture: Image.Image, path: Path) -> None:
     """Write a picture as PNG; a reader sees the old file or the whole new one.
 
     Raises VesearchError when it cannot be written.
     """
     about = PngImagePlugin.PngInfo()
-    about.add_text("Software", _SOFTWARE)
+    about.add_text("Software", SOFTWARE)
     try:
         os.stat(f"{path.parent}/.")  # noqa: PTH116 (makes no folder; Path would drop the dot)
         with atomic(path) as temp:

@@ -20,7 +20,7 @@ def scan_folders(job: Job, folders: Sequence[Path], found: Found | None = None) 
     found: what a walk through them has found, of a store that was not there yet.
     """
     catalog = Catalog.of(job.store)
-    found = found or find_files(folders, catalog)
+    found = found or find_files(folders, catalog, job.config.scan)
     depth = 2 * job.config.run.workers
     with bar("scan", total=len(found.candidates), unit="img") as progress:
         for files in contents.hashed(job, found.candidates):

@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vesearch.config import ScanSettings
 from vesearch.errors import VesearchError
 from vesearch.photos.formats import ENDINGS, looks_like_image
+from vesearch.photos.ours import is_ours
+from vesearch.stages.rules import Rules
 from vesearch.store.catalog import Catalog
 from vesearch.store.log import FoundFile
 from vesearch.system.files import is_gone
 
 logger = logging.getLogger(__name__)
+
+
+OURS = "pictures that vesearch drew"
 
 
 @dataclass(slots=True)
@@ -25,36 +32,54 @@ class Found:
     seen: list[bytes] = field(default_factory=list)  # all image files, known ones too
     candidates: list[FoundFile] = field(default_factory=list)
     others: int = 0  # files that do not claim to be images
+    # of each folder that was named: how many image files each rule left out
+    left_out: dict[str, Counter[str]] = field(default_factory=dict)
 
 
-def find_files(folders: Sequence[Path], catalog: Catalog, *, may_be_empty: bool = False) -> Found:
+def find_files(
+    folders: Sequence[Path],
+    catalog: Catalog,
+    settings: ScanSettings,
+    *,
+    may_be_empty: bool = False,
+) -> Found:
     """Walk folders (or single files) for image files, in sorted order.
 
-    Hidden files and folders are passed over, links to folders not followed. Raises VesearchError
-    for a folder that is not there and for one without a single image file, unless it may be empty.
+    Hidden files and folders are passed over, as is what the rules leave out; links to folders are
+    not followed, and named. Raises VesearchError for a folder that is not there and for one without
+    a single image file, unless it may be empty.
     """
     found, taken = Found(), set[bytes]()
     for folder in folders:
         if may_be_empty and is_gone(os.fsencode(folder)):
             continue
-        before, others = len(found.seen), found.others
-        for path in _files(folder):
-            key = os.fsencode(path)
-            if key not in taken:
-                taken.add(key)
+        left_out = found.left_out.setdefault(os.path.abspath(folder), Counter())
+        before, others, files = len(found.seen), found.others, 0
+        for path in _files(folder, settings, left_out):
+            key, files = os.fsencode(path), files + 1
+            if key in taken:
+                continue
+            taken.add(key)
+            new = path.is_file() and not folder.is_file() and catalog.place(key) is None
+            if new and is_ours(path):
+                left_out[OURS] += 1
+            else:
                 _consider(path, key, catalog, found)
-        if may_be_empty:
+        if may_be_empty or len(found.seen) > before:
             continue
-        if len(found.seen) == before and not any(_files(folder)):
+        if left_out:
+            rules = ", ".join(f"{rule}: {n}" for rule, n in left_out.most_common())
+            raise VesearchError(f"{folder}: all of its images are left out ({rules})")
+        if not files:
             raise VesearchError(f"{folder}: the folder is empty; name one with photos")
-        if len(found.seen) == before and found.others > others:
+        if found.others > others:
             raise VesearchError(
                 f"{folder}: no images among its {found.others - others} files; name one with photos"
             )
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, settings: ScanSettings, left_out: Counter[str]) -> Iterator[Path]:
     root = Path(os.path.abspath(folder))  # not resolved: people know their files by these names
     if root.is_file():
         yield root
@@ -63,11 +88,32 @@ def _files(folder: Path) -> Iterator[Path]:
         raise VesearchError(f"{folder}: no such folder")
     if not os.access(root, os.R_OK | os.X_OK):
         raise VesearchError(f"{folder}: no permission to read this folder")
+    rules = {root: Rules.of(root, settings).within(root)}
     for place, subfolders, names in os.walk(root, onerror=_warn):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(place, name)
+        here = Path(place)
+        own, wanted = rules.pop(here), []
+        for name in sorted(name for name in subfolders if not name.startswith(".")):
+            rule = own.leaving_out(here / name, is_folder=True)
+            if rule is not None:
+                left_out.update({rule: _images_below(here / name)})
+            elif (here / name).is_symlink():
+                logger.warning("%s: a link to a folder is not followed", here / name)
+            else:
+                wanted.append(name)
+                rules[here / name] = own.within(here / name)
+        subfolders[:] = wanted
+        for name in sorted(name for name in names if not name.startswith(".")):
+            rule = own.leaving_out(here / name, is_folder=False)
+            if rule is None:
+                yield here / name
+            elif (here / name).suffix.lower() in ENDINGS:
+                left_out[rule] += 1
+
+
+def _images_below(folder: Path) -> int:
+    """Count the files in a folder that is left out which are images by their ending."""
+    walk = os.walk(folder) if not folder.is_symlink() else ()
+    return sum(Path(name).suffix.lower() in ENDINGS for _, _, names in walk for name in names)
 
 
 def _warn(error: OSError) -> None:
