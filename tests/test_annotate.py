@@ -13,7 +13,7 @@ from PIL import Image
 from skimage import data
 
 from vesearch.drawing import overlay, paint
-from vesearch.drawing.picture import save_png
+from vesearch.drawing.picture import save_picture
 from vesearch.drawing.sheets import MatchPhoto, draw_entities, draw_matches
 from vesearch.drawing.view import around, whole
 from vesearch.errors import VesearchError
@@ -262,15 +262,15 @@ def test_inputs_are_not_painted_on() -> None:
     assert (photo == 128).all()
 
 
-def test_save_png_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_save_picture_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "résult.png"
     target.write_bytes(b"old")
-    save_png(Image.fromarray(grey(20, 30)), target)
+    save_picture(Image.fromarray(grey(20, 30)), target)
     assert Image.open(target).size == (30, 20)
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_save_png_keeps_the_old_file_when_it_fails(
+def test_save_picture_keeps_the_old_file_when_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "result.png"
@@ -281,20 +281,20 @@ def test_save_png_keeps_the_old_file_when_it_fails(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(VesearchError, match=r"cannot write .*result.png: No space left"):
-        save_png(Image.fromarray(grey(20, 30)), target)
+        save_picture(Image.fromarray(grey(20, 30)), target)
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_save_png_says_in_one_line_why_it_cannot(tmp_path: Path) -> None:
+def test_save_picture_says_in_one_line_why_it_cannot(tmp_path: Path) -> None:
     picture = Image.fromarray(grey(20, 30))
     with pytest.raises(VesearchError, match=r"cannot write .*: No such file") as caught:
-        save_png(picture, tmp_path / "missing" / "result.png")
+        save_picture(picture, tmp_path / "missing" / "result.png")
     assert "\n" not in str(caught.value)
     with pytest.raises(VesearchError, match="Is a directory"):
-        save_png(picture, tmp_path)
+        save_picture(picture, tmp_path)
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(VesearchError, match="Not a directory"):
-        save_png(picture, file / "result.png")
+        save_picture(picture, file / "result.png")
     assert list(tmp_path.iterdir()) == [file]

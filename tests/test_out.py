@@ -12,6 +12,9 @@ from PIL import Image
 
 from tests.photos import collect
 from vesearch.cli.main import main
+from vesearch.drawing.picture import save_picture
+from vesearch.errors import VesearchError
+from vesearch.search import Searcher
 
 PHOTO = "chelsea.png"
 
@@ -169,3 +172,41 @@ def test_a_sheet_of_an_evaluation_is_not_drawn_over_a_photo(
         done = run("evaluate", "retrieval", labels, "--out", out, "--force")
         assert done.exit_code == 1 and "was asked about" in done.stderr, done.output
     assert _everything(tmp_path) == before
+
+
+# --- what the ending says -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [(".png", "PNG"), (".PNG", "PNG"), (".jpg", "JPEG"), (".jpeg", "JPEG"), (".webp", "WEBP")],
+)
+def test_a_picture_is_what_its_ending_says_and_may_be_drawn_over(
+    tmp_path: Path, collection: Path, ending: str, kind: str
+) -> None:
+    out = tmp_path / f"result{ending}"
+    for _ in range(2):  # the second time over the first
+        assert run("query", _itself(collection), "--out", out).exit_code == 0
+    with Image.open(out) as drawn:
+        assert drawn.format == kind and drawn.width > 300
+        copy = drawn.convert("RGB")
+    copy.info = {}
+    copy.save(out, kind)  # by somebody else
+    refused = run("query", _itself(collection), "--out", out)
+    assert refused.exit_code == 1 and "vesearch did not draw it" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["x.xlsx", "x", "x.gif", "none/x.png"])
+def test_a_picture_that_cannot_be_is_refused_before_anything_is_looked_at(
+    tmp_path: Path, collection: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Searcher, "look", lambda *_: pytest.fail("a photo was looked at"))
+    refused = run("query", _itself(collection), "--out", tmp_path / name)
+    assert refused.exit_code == 2 and name.split("/")[-1] in refused.stderr
+    assert not list(tmp_path.glob("**/x*"))
+
+
+def test_a_picture_that_is_too_large_for_its_format_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(VesearchError, match=r"cannot write .*wide\.webp"):
+        save_picture(Image.new("RGB", (20_000, 2)), tmp_path / "wide.webp")
+    assert not list(tmp_path.iterdir())

@@ -160,7 +160,7 @@ def test_what_cannot_be_read_is_skipped_and_what_is_alone_left_out(labelled: Pat
 def test_labels_that_no_two_photos_share(labelled: Path) -> None:
     (labelled / "labels.csv").write_text("path,label\ncat1.png,cat\ncup1.png,cup\n")
     result = evaluate(labelled)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "labels.csv: no label is on two different photos" in result.stderr
 
 
@@ -169,4 +169,4 @@ def test_a_box_outside_its_photo(labelled: Path) -> None:
         "path,label,x0,y0,x1,y1\ncat1.png,cat,5000,0,5001,9\ncat2.png,cat,,,,\n"
     )
     result = evaluate(labelled)
-    assert result.exit_code == 1 and "is outside the photo" in result.stderr
+    assert result.exit_code == 2 and "is outside the photo" in result.stderr

@@ -16,7 +16,7 @@ from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
 from vesearch import pipeline
 from vesearch.cli.main import main
 from vesearch.config import Config, ScanSettings
-from vesearch.drawing.picture import save_png
+from vesearch.drawing.picture import save_picture
 from vesearch.errors import VesearchError
 from vesearch.pipeline import Summary
 from vesearch.stages.rules import BUILT_IN
@@ -120,7 +120,7 @@ def test_a_file_of_rules_that_is_none_is_no_rule(
 
 def test_our_own_pictures_are_no_photos(photos: Path, config: Config) -> None:
     make(photos, "a.png")
-    save_png(Image.new("RGB", (30, 20)), photos / "result.png")
+    save_picture(Image.new("RGB", (30, 20)), photos / "result.png")
     names, summary = taken(config, photos)
     assert names == {"a.png"} and summary.left_out == {OURS: 1}
 

@@ -184,7 +184,7 @@ def test_a_missing_photo_is_skipped_and_said(labelled: Path) -> None:
 def test_what_is_no_annotation_is_one_line(labelled: Path, text: str, message: str) -> None:
     (labelled / "instances.json").write_text(text)
     result = evaluate(labelled)
-    assert result.exit_code == 1 and message in result.stderr
+    assert result.exit_code == 2 and message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
 
@@ -192,4 +192,4 @@ def test_photos_that_are_all_elsewhere(labelled: Path, tmp_path: Path) -> None:
     for name in ("1.png", "2.png"):
         (labelled / name).unlink()
     result = evaluate(labelled)
-    assert result.exit_code == 1 and "holds none of the 2 photos" in result.stderr
+    assert result.exit_code == 2 and "holds none of the 2 photos" in result.stderr

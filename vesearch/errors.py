@@ -3,6 +3,7 @@
 VesearchError               a user can act on it; the command line prints it as one line
 ├── ConfigError             a setting is unknown, of the wrong type or out of range
 ├── UnknownNameError        a registry has no such name
+├── ArgumentError           something that a command was given cannot be used
 ├── MissingPackageError     an optional package is not installed
 ├── ImageError              a file is not usable as an image; carries the row's status
 ├── ModelError              weights or a network cannot be used
@@ -33,6 +34,10 @@ class ConfigError(VesearchError):
 
 class UnknownNameError(VesearchError):
     """A registry has no such name."""
+
+
+class ArgumentError(VesearchError):
+    """Something that a command was given cannot be used."""
 
 
 class MissingPackageError(VesearchError):

@@ -94,7 +94,7 @@ def retrieval(common: Common, labels: Path, as_json: bool, out: Path | None, for
         from vesearch.evaluation import sheet
         from vesearch.job import Job
 
-        picture.save_png(sheet.draw(found.queries, Job(config).decoders), out)
+        picture.save_picture(sheet.draw(found.queries, Job(config).decoders), out)
     click.echo(json.dumps(_plain(found)) if as_json else _text(found))
     _end(found.skipped)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -19,7 +20,8 @@ from vesearch.cli.evaluate import evaluate
 from vesearch.cli.models import models
 from vesearch.cli.options import SKIPPED, Common, with_options
 from vesearch.config import QuerySettings
-from vesearch.errors import VesearchError
+from vesearch.errors import ArgumentError, ConfigError, UnknownNameError, VesearchError
+from vesearch.registry import did_you_mean
 from vesearch.system.interrupts import TerminatedError, delivered
 from vesearch.system.printable import PrintableFormatter, printable
 
@@ -27,13 +29,34 @@ if TYPE_CHECKING:  # the modules behind the commands load torch and more: import
     from vesearch.pipeline import Summary, Sync
     from vesearch.question import Example
 
-INTERRUPTED, TERMINATED = 130, 143
+WRONG_USE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
+_USES = (ArgumentError, ConfigError, UnknownNameError)  # told before anything is done
 
 _FOLDERS = click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 
 
+class _WrongUse(click.ClickException):
+    exit_code = WRONG_USE
+
+
 class _Commands(click.Group):
     """Turns errors into one line and an exit code; -v shows where they came from."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as err:  # --help, where it cannot be written
+            click.echo(f"Error: {printable(_in_words(err))}", err=True)
+            sys.exit(1)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            hint = did_you_mean(name, self.list_commands(ctx))
+            ctx.fail(f"no command {printable(name)!r}{hint}; vesearch --help lists them")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -46,10 +69,15 @@ class _Commands(click.Group):
             sys.exit(TERMINATED if by_signal else INTERRUPTED)
         except (click.exceptions.Exit, click.Abort):  # RuntimeErrors, both
             raise
+        except BrokenPipeError:  # who reads has seen enough, as `head` has
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, sys.stdout.fileno())  # else the interpreter complains on leaving
+            sys.exit(BROKEN_PIPE)
         except (VesearchError, MemoryError, OSError, ValueError, RuntimeError) as err:
             if logging.getLogger("vesearch").isEnabledFor(logging.DEBUG):
                 traceback.print_exc()
-            raise click.ClickException(printable(_in_words(err))) from err
+            told = _WrongUse if isinstance(err, _USES) else click.ClickException
+            raise told(printable(_in_words(err))) from err
 
 
 def _in_words(err: Exception) -> str:
@@ -221,9 +249,12 @@ def query(
     """
     if bool(images) == (entity_id is not None):
         raise click.UsageError("name images, or an entity with --id")
+    if entity is not None and entity < 1:
+        raise ArgumentError(f"--entity must be at least 1, got {entity}")
     if entity is not None and entity_id is not None:
         raise click.UsageError("--entity goes with images, --id without")
     from vesearch.cli import report
+    from vesearch.networks import devices
     from vesearch.question import Numbered, Question, Stored, Where
     from vesearch.search import Searcher
 
@@ -240,6 +271,7 @@ def query(
 
         targets = filter(None, outs)
         picture.check_targets(targets, asked=images, store=searcher.job.store, force=force)
+    devices.validate(config.run.device)
     for example, target in zip(asked, outs, strict=True):
         try:
             if isinstance(example, Path):
@@ -249,7 +281,7 @@ def query(
                 question = Question((example,), where=where, top=top, masks=masks)
                 answer = searcher.answer(question)
             if target is not None:
-                picture.save_png(answers.draw_answer(answer, searcher.job.decoders), target)
+                picture.save_picture(answers.draw_answer(answer, searcher.job.decoders), target)
         except VesearchError as err:
             if len(asked) == 1:
                 raise

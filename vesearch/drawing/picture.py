@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from vesearch.errors import VesearchError
-from vesearch.photos.ours import SOFTWARE, is_ours
+from vesearch.errors import ArgumentError, VesearchError
+from vesearch.photos.ours import COMMENT, SOFTWARE, is_ours
 from vesearch.store.catalog import Catalog
 from vesearch.store.shards import Store
 from vesearch.system.files import atomic
 from vesearch.system.printable import printable
+
+_EXIF_SOFTWARE = 0x0131
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def _png_options() -> dict[str, Any]:
+    about = PngImagePlugin.PngInfo()
+    about.add_text("Software", SOFTWARE)
+    return {"compress_level": 4, "pnginfo": about}
+
+
+def _webp_options() -> dict[str, Any]:
+    exif = Image.Exif()
+    exif[_EXIF_SOFTWARE] = COMMENT.decode()
+    return {"quality": 90, "exif": exif}
+
+
+_OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "PNG": _png_options,
+    "JPEG": lambda: {"quality": 92, "subsampling": 0, "comment": COMMENT},
+    "WEBP": _webp_options,
+}
 
 
 def check_targets(
@@ -25,39 +48,46 @@ def check_targets(
     photo of the store's collection, a file of the store, or a photo that was asked about.
     """
     for target in targets:
-        if not os.path.lexists(target):
-            continue
-        name = printable(str(target))
-        if target.resolve().is_relative_to(store.path.resolve()):
-            raise VesearchError(f"{name} is a file of the store: name another --out")
-        if any(_is_same(target, path) for path in asked):
-            raise VesearchError(f"{name} is the photo that was asked about: name another --out")
-        if store.exists() and _is_in(store, target):
-            raise VesearchError(
-                f"{name} is a photo of the collection, and those are only ever read: "
-                "name another --out"
-            )
-        if not force and not target.is_dir() and not is_ours(target):
-            raise VesearchError(
-                f"{name} is there already, and vesearch did not draw it: "
-                "name another --out, or add --force"
-            )
+        name, folder = printable(str(target)), target.parent
+        if os.path.lexists(target):
+            _refuse_existing(target, asked, store, force=force)
+        elif not folder.is_dir():
+            raise ArgumentError(f"{name}: there is no folder {printable(str(folder))}")
+        if target.suffix.lower() not in _FORMATS:
+            endings = ", ".join(_FORMATS)
+            raise ArgumentError(f"{name}: a picture can be one of {endings}: name it so")
 
 
-def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a picture as PNG; a reader sees the old file or the whole new one.
+def _refuse_existing(target: Path, asked: Sequence[Path], store: Store, *, force: bool) -> None:
+    name = printable(str(target))
+    if target.resolve().is_relative_to(store.path.resolve()):
+        raise VesearchError(f"{name} is a file of the store: name another --out")
+    if any(_is_same(target, path) for path in asked):
+        raise VesearchError(f"{name} is the photo that was asked about: name another --out")
+    if store.exists() and _is_in(store, target):
+        raise VesearchError(
+            f"{name} is a photo of the collection, and those are only ever read: name another --out"
+        )
+    if not force and not target.is_dir() and not is_ours(target):
+        raise VesearchError(
+            f"{name} is there already, and vesearch did not draw it: "
+            "name another --out, or add --force"
+        )
 
-    Raises VesearchError when it cannot be written.
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture as what its ending says; a reader sees the old file or the whole new one.
+
+    It says in its metadata whose it is. Raises VesearchError when it cannot be written.
     """
-    about = PngImagePlugin.PngInfo()
-    about.add_text("Software", SOFTWARE)
+    kind = _FORMATS[path.suffix.lower()]
     try:
         os.stat(f"{path.parent}/.")  # noqa: PTH116 (makes no folder; Path would drop the dot)
         with atomic(path) as temp:
-            picture.save(temp, "PNG", compress_level=4, pnginfo=about)
-    except OSError as err:
-        name = printable(str(path))
-        raise VesearchError(f"cannot write {name}: {err.strerror or err}") from err
+            picture.save(temp, kind, **_OPTIONS[kind]())
+    except (OSError, ValueError) as err:  # of WebP and JPEG, where it is too large for these
+        name, reason = printable(str(path)), getattr(err, "strerror", None) or err
+        raise VesearchError(f"cannot write {name}: {reason}") from err
 
 
 def _is_in(store: Store, target: Path) -> bool:

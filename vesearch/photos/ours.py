@@ -1,4 +1,4 @@
-"""Tell the pictures that this project draws from photos."""
+"""Tell the pictures that this project draws from photos, by what save_picture writes into them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from pathlib import Path
 from vesearch.photos.files import open_file
 
 SOFTWARE = "vesearch"
+COMMENT = b"drawn by vesearch"
 # PNG specification, 11.3.4.3: keyword, NUL, text; Pillow writes it before the pixels
-_MARK = b"tEXtSoftware\0" + SOFTWARE.encode()
-_PNG = b"\x89PNG\r\n\x1a\n"
-_HEAD_BYTES = 4096
+_PNG_MARK = b"tEXtSoftware\0" + SOFTWARE.encode()
+# JPEG (ITU T.81, B.2.4.5): a comment, its length, its text; before the pixels, too
+_JPEG_MARK = b"\xff\xfe" + (len(COMMENT) + 2).to_bytes(2, "big") + COMMENT
+_SIGNATURES = {b"\x89PNG\r\n\x1a\n": _PNG_MARK, b"\xff\xd8\xff": _JPEG_MARK}
+_ENDS_BYTES = 4096
 
 
 def is_ours(path: Path) -> bool:
     """Tell whether a file is a picture that vesearch has drawn, going by its metadata."""
     try:
         with open_file(path) as file:
-            head = file.read(_HEAD_BYTES)
+            head = file.read(_ENDS_BYTES)
+            if head[:4] + head[8:12] == b"RIFFWEBP":  # its EXIF data come last (RFC 9649)
+                file.seek(max(0, path.stat().st_size - _ENDS_BYTES))
+                return COMMENT in file.read(_ENDS_BYTES)
     except OSError:
         return False
-    return head.startswith(_PNG) and _MARK in head
+    return any(head.startswith(sign) and mark in head for sign, mark in _SIGNATURES.items())
