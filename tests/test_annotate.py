@@ -291,10 +291,14 @@ def test_save_picture_says_in_one_line_why_it_cannot(tmp_path: Path) -> None:
     with pytest.raises(VesearchError, match=r"cannot write .*: No such file") as caught:
         save_picture(picture, tmp_path / "missing" / "result.png")
     assert "\n" not in str(caught.value)
-    with pytest.raises(VesearchError, match="Is a directory"):
+    with pytest.raises(VesearchError, match="can be one of"):
         save_picture(picture, tmp_path)
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    with pytest.raises(VesearchError, match="Is a directory"):
+        save_picture(picture, folder)
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(VesearchError, match="Not a directory"):
         save_picture(picture, file / "result.png")
-    assert list(tmp_path.iterdir()) == [file]
+    assert sorted(tmp_path.iterdir()) == [file, folder]

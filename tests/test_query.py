@@ -248,7 +248,7 @@ def test_without_a_store_nothing_is_made(command: str, tmp_path: Path) -> None:
 
 def test_a_wrong_device_is_named_before_anything_is_made(place: Path, tmp_path: Path) -> None:
     result = run(
-        "ingest", place / "photos", "--store", tmp_path / "none", "--device", "tpu", code=1
+        "ingest", place / "photos", "--store", tmp_path / "none", "--device", "tpu", code=2
     )
     assert "device must be auto, cpu" in result.stderr
     assert not (tmp_path / "none").exists()

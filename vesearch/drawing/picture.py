@@ -53,9 +53,16 @@ def check_targets(
             _refuse_existing(target, asked, store, force=force)
         elif not folder.is_dir():
             raise ArgumentError(f"{name}: there is no folder {printable(str(folder))}")
-        if target.suffix.lower() not in _FORMATS:
-            endings = ", ".join(_FORMATS)
-            raise ArgumentError(f"{name}: a picture can be one of {endings}: name it so")
+        _format_of(target)
+
+
+def _format_of(path: Path) -> str:
+    """Return what an ending stands for. Raises ArgumentError for any other."""
+    try:
+        return _FORMATS[path.suffix.lower()]
+    except KeyError as err:
+        name, endings = printable(str(path)), ", ".join(_FORMATS)
+        raise ArgumentError(f"{name}: a picture can be one of {endings}: name it so") from err
 
 
 def _refuse_existing(target: Path, asked: Sequence[Path], store: Store, *, force: bool) -> None:
@@ -80,7 +87,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
     It says in its metadata whose it is. Raises VesearchError when it cannot be written.
     """
-    kind = _FORMATS[path.suffix.lower()]
+    kind = _format_of(path)
     try:
         os.stat(f"{path.parent}/.")  # noqa: PTH116 (makes no folder; Path would drop the dot)
         with atomic(path) as temp:
