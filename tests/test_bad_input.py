@@ -78,10 +78,10 @@ def done(*arguments: object, code: int = 0) -> Result:
     return result
 
 
-def refused(*arguments: object) -> str:
+def refused(*arguments: object, code: int = 1) -> str:
     """Run a request that must fail, and return its one line on stderr."""
     result = run(*arguments)
-    assert (result.exit_code, result.stdout) in ((1, ""), (2, "")), result.output
+    assert (result.exit_code, result.stdout) == (code, ""), result.output
     line, end = result.stderr[:-1], result.stderr[-1:]
     assert end == "\n" and "\n" not in line and line.startswith("Error: "), result.stderr
     return line
@@ -220,7 +220,7 @@ def test_no_command_prints_what_a_terminal_would_obey(home: Path, tmp_path: Path
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_an_entity_that_no_photo_has(home: Path, number: int) -> None:
-    line = refused("query", home / "photos" / "cat.jpg", "--entity", number)
+    line = refused("query", home / "photos" / "cat.jpg", "--entity", number, code=2)
     assert line == f"Error: --entity must be at least 1, got {number}"
 
 
@@ -252,7 +252,7 @@ def test_one_bad_query_among_good_ones_is_skipped(home: Path) -> None:
 
 def test_a_picture_into_a_missing_folder(home: Path) -> None:
     out = home / "missing" / "result.png"
-    line = refused("query", home / "photos" / "cat.jpg", "--out", out)
+    line = refused("query", home / "photos" / "cat.jpg", "--out", out, code=2)
     assert str(out) in line and f"there is no folder {out.parent}" in line
     assert not out.parent.exists()
 
@@ -295,7 +295,7 @@ def test_a_store_made_with_other_settings(home: Path) -> None:
 )
 def test_a_bad_setting(home: Path, tmp_path: Path, setting: str, words: list[str]) -> None:
     store = ("--store", tmp_path / "store")
-    line = refused("ingest", home / "photos", *store, "--set", setting)
+    line = refused("ingest", home / "photos", *store, "--set", setting, code=2)
     assert all(word in line for word in words), line
     assert not (tmp_path / "store" / "store.json").exists()
 
@@ -316,15 +316,15 @@ def test_a_bad_setting(home: Path, tmp_path: Path, setting: str, words: list[str
 def test_a_bad_config_file(home: Path, tmp_path: Path, text: str, words: list[str]) -> None:
     config = tmp_path / "my.yaml"
     config.write_text(text)
-    line = refused("ingest", home / "photos", "--config", config)
+    line = refused("ingest", home / "photos", "--config", config, code=2)
     assert all(word in line for word in [str(config), *words]), line
 
 
 def test_a_config_file_that_cannot_be_read(home: Path, tmp_path: Path) -> None:
-    assert "no such file" in refused("status", "--config", tmp_path / "gone.yaml")
-    assert "cannot be read" in refused("status", "--config", tmp_path)
+    assert "no such file" in refused("status", "--config", tmp_path / "gone.yaml", code=2)
+    assert "cannot be read" in refused("status", "--config", tmp_path, code=2)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\xfa")
-    assert "cannot be read" in refused("status", "--config", tmp_path / "binary.yaml")
+    assert "cannot be read" in refused("status", "--config", tmp_path / "binary.yaml", code=2)
 
 
 def test_a_damaged_store_names_the_file_and_its_advice_helps(home: Path, tmp_path: Path) -> None:

@@ -285,12 +285,10 @@ def test_any_changes_leave_what_a_dictionary_would_have(
         if rng.random() < 0.3:
             index = reload(index, name, tmp_path / str(step % 2))
         queries = clustered(20, dim=16, seed=step)
-        recalls.append(assert_like(index, ids, now, queries, least=0.4))
+        # built anew, a graph has 0.82 to 1 with what little these queries and vectors share
+        recalls.append(assert_like(index, ids, now, queries, least=0.6))
         allowed = rng.permutation(ids)[: len(ids) // 3]
-        assert_like(index, ids, now, queries[:3], least=0.4, allowed=allowed)
-        if recalls[-1] < 0.7:  # built anew, a graph has 0.64 to 1 with what little these share
-            anew = assert_like(built(name, now, ids), ids, now, queries, least=0.4)
-            assert recalls[-1] >= anew - 0.1
+        assert_like(index, ids, now, queries[:3], least=0.6, allowed=allowed)
         if len(now):
             chosen = now[rng.integers(len(now), size=20)]
             finds_itself += (index.search(chosen, 1)[1][:, 0] > 1 - 1e-5).tolist()

@@ -92,3 +92,21 @@ def test_wrong_arguments_are_told_at_once(place: Path, name: str) -> None:
 
 def test_a_mistyped_command_is_guessed(place: Path) -> None:
     assert "did you mean 'ingest'?" in run(place, "ingst", "photos").stderr
+
+
+def test_another_pipe_that_breaks_is_an_error(place: Path) -> None:
+    """Only where nobody reads our output is there nothing to say."""
+    code = """
+from vesearch.care import status
+def broken(job):
+    raise BrokenPipeError(32, "Broken pipe")
+status.status_of = broken
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code + VESEARCH[-1], "status"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (1, "Error: Broken pipe\n")

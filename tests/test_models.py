@@ -45,9 +45,9 @@ def converting(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return asked
 
 
-def refused(*arguments: object) -> str:
+def refused(*arguments: object, code: int = 1) -> str:
     """Run a command that fails: one line on stderr after what it tells, nothing on stdout."""
-    result = run(*arguments, code=1)
+    result = run(*arguments, code=code)
     last = result.stderr.splitlines()[-1]
     assert result.stdout == "" and last.startswith("Error: ")
     assert "Traceback" not in result.output
@@ -214,7 +214,9 @@ def test_any_model_of_detectron2s_zoo_can_be_pulled(
     assert (
         path == home / ".torch/iopath_cache/detectron2" / name / "138205316/model_final_a3ec72.pkl"
     )
-    assert "did you mean" in refused("pull", "detectron2:COCO-Detection/retinanet_R_50_FPN_3.yaml")
+    assert "did you mean" in refused(
+        "pull", "detectron2:COCO-Detection/retinanet_R_50_FPN_3.yaml", code=2
+    )
 
 
 def test_a_wrong_file_is_never_kept(site: Server) -> None:
@@ -341,7 +343,7 @@ def test_offline_is_one_line_that_says_how_to_go_on(
     ],
 )
 def test_unknown_names_get_a_hint(name: str, words: str) -> None:
-    assert words in refused("pull", name)
+    assert words in refused("pull", name, code=2)
 
 
 def test_the_builtin_came_with_pip(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +393,7 @@ def test_convert_tells_what_it_made(checkpoint: Path, home: Path) -> None:
     assert "ResNet-18" in text and "512-d" in text and "11.2 M parameters" in text
     assert "from r18.pth (pytorch), --normalise imagenet, digest " in text
     assert zoo.locate("simclr", str(out)) == out
-    assert "--force" in refused("convert", checkpoint, out)
+    assert "--force" in refused("convert", checkpoint, out, code=2)
     text = run("convert", checkpoint, out, "--force", "--normalise", "none").stdout
     assert "--normalise none" in text
 
@@ -401,7 +403,7 @@ def test_convert_explains_what_it_cannot(checkpoint: Path, home: Path) -> None:
     (home / "text.pth").write_text("no checkpoint")
     assert "gone.pth" in refused("convert", home / "gone.pth", out)
     assert "text.pth" in refused("convert", home / "text.pth", out)
-    assert ".safetensors" in refused("convert", checkpoint, home / "out.bin")
+    assert ".safetensors" in refused("convert", checkpoint, home / "out.bin", code=2)
     assert "imagenet" in run("convert", checkpoint, out, "--normalise", "inet", code=2).stderr
     assert not out.exists()
 

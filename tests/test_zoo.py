@@ -19,9 +19,9 @@ COMMIT = "1234567890" * 4
 pytestmark = pytest.mark.usefixtures("home")
 
 
-def refused(*arguments: object) -> str:
+def refused(*arguments: object, code: int = 1) -> str:
     """Run a command that fails: one line on stderr after what it tells, nothing on stdout."""
-    result = run(*arguments, code=1)
+    result = run(*arguments, code=code)
     last = result.stderr.splitlines()[-1]
     assert result.stdout == "" and last.startswith("Error: ")
     assert "Traceback" not in result.output
@@ -58,7 +58,8 @@ def test_a_timm_model_that_the_hub_does_not_give(site: Server, why: str | None) 
     place = "/timm/resnet18.nonsense/resolve/main/model.safetensors"
     headers = {"X-Error-Code": why} if why else {}
     site.add(place, failing=[403 if why == "GatedRepo" else 404] * 9, headers=headers)
-    line = refused("pull", "timm:resnet18.nonsense")
+    is_unknown = why in ("RepoNotFound", "EntryNotFound")
+    line = refused("pull", "timm:resnet18.nonsense", code=2 if is_unknown else 1)
     words = {"GatedRepo": "terms", None: "404"}.get(why, "no such model")
     assert place in line and words in line and "cannot reach" not in line
 

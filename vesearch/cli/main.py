@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 import traceback
 import warnings
@@ -69,15 +70,24 @@ class _Commands(click.Group):
             sys.exit(TERMINATED if by_signal else INTERRUPTED)
         except (click.exceptions.Exit, click.Abort):  # RuntimeErrors, both
             raise
-        except BrokenPipeError:  # who reads has seen enough, as `head` has
-            devnull = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(devnull, sys.stdout.fileno())  # else the interpreter complains on leaving
+        except BrokenPipeError as err:
+            if not _nobody_reads():  # of another pipe than our output
+                raise click.ClickException(_in_words(err)) from err
+            # who reads has seen enough, as `head` has; else the interpreter complains on leaving
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(BROKEN_PIPE)
         except (VesearchError, MemoryError, OSError, ValueError, RuntimeError) as err:
             if logging.getLogger("vesearch").isEnabledFor(logging.DEBUG):
                 traceback.print_exc()
             told = _WrongUse if isinstance(err, _USES) else click.ClickException
             raise told(printable(_in_words(err))) from err
+
+
+def _nobody_reads() -> bool:
+    """Tell whether the other end of our output is closed."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _in_words(err: Exception) -> str:
