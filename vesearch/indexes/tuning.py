@@ -9,8 +9,11 @@ import numpy as np
 from vesearch.indexes.exact import ROUNDING
 from vesearch.records import Bool, Float32, Int64
 
-# NGT explores objects within (1 + epsilon) times the distance of the worst result so far.
-_PERCENTS = (-10, -5, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 22, 26, 32, 40, 50, 70, 100)
+# NGT explores objects within (1 + epsilon) times the distance of the worst result so far. Less than
+# NGT's own default of 0.1 is never chosen: the stored vectors it is tuned with may do with less,
+# queries unlike all of them do not. Of 20,000 x 128, tuned to 0.02: recall 0.98 and 0.31 in 82 us;
+# at 0.1: 1.00 and 0.86 in 113 us.
+_PERCENTS = (10, 12, 15, 18, 22, 26, 32, 40, 50, 70, 100)
 EPSILONS = tuple(percent / 100 for percent in _PERCENTS)
 
 SAMPLE = 1000
