@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 DECODE, UNREADABLE, TOO_LARGE = "decode", "unreadable", "too_large"
-REFUSED = f"{UNREADABLE} or {TOO_LARGE}"
+REFUSED = f"{UNREADABLE} or {TOO_LARGE} or unsupported"
 EITHER = f"{DECODE} or {REFUSED}"
 Row = tuple[str, bytes, str]  # name, content, what must become of it
 U32 = 0xFFFFFFFF

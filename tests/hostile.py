@@ -31,9 +31,11 @@ from tests.bombs import (
     picture,
     png,
 )
+from tests.cameras import dng, heic
 from tests.test_images import laid_down, with_orientation
 from vesearch.photos import formats
 
+_KNOWN = (*formats.FORMATS, "DNG")
 IGNORED = "no row"  # not considered an image at all
 MODES = {"MSP": "1", "XBM": "1", "PALM": "P", "BLP": "P", "SPIDER": "F"}  # others take RGB
 TERABYTE = 1 << 40
@@ -58,11 +60,12 @@ def samples() -> Mapping[str, bytes]:
     """Return a good file of every format that this Pillow can write."""
     Image.init()
     made: dict[str, bytes] = {}
-    for seed, kind in enumerate(sorted(Image.SAVE)):
+    for seed, kind in enumerate(sorted(Image.SAVE.keys() - {"HEIF"})):
         with suppress(OSError), warnings.catch_warnings():  # BUFR, GRIB, HDF5, WMF: only a name
             warnings.simplefilter("ignore", DeprecationWarning)
             made[kind] = encoded(picture(seed).convert(MODES.get(kind, "RGB")), kind)
-    return made
+    pixels = np.asarray(picture(99))
+    return made | {"HEIF": heic(pixels), "DNG": dng(pixels, preview=pixels)}
 
 
 def write(folder: Path) -> list[Hostile]:
@@ -91,10 +94,11 @@ def write(folder: Path) -> list[Hostile]:
 
 def _formats() -> Iterator[Row]:
     """Yield each format under its own ending and as if it were a JPEG."""
+    endings = dict(Image.registered_extensions()) | {".heic": "HEIF", ".dng": "DNG"}
     for kind, data in samples().items():
-        known = kind in formats.FORMATS
-        for ending in sorted(e for e, of in Image.registered_extensions().items() if of == kind):
-            magic = data.startswith((b"BM", b"II*\0", b"MM\0*")) or data[4:12] == b"ftypavif"
+        known = kind in _KNOWN
+        for ending in sorted(e for e, of in endings.items() if of == kind):
+            magic = data.startswith((b"BM", b"II*\0", b"MM\0*")) or data[4:8] == b"ftyp"
             considered = ending in formats.ENDINGS or magic
             expect = (DECODE if known else REFUSED) if considered else IGNORED
             yield f"{kind}{ending}", data, expect
@@ -240,7 +244,7 @@ def _forbidden(path: Path) -> None:
 def damaged(count: int, *, seed: int) -> Iterator[tuple[str, bytes]]:
     """Yield so many damaged files over all formats, each with its format."""
     rng, common = np.random.default_rng(seed), ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
-    pool = [(kind, data) for kind, data in samples().items() if kind in formats.FORMATS]
+    pool = [(kind, data) for kind, data in samples().items() if kind in _KNOWN]
     pool += [(kind, encoded(picture(9, (400, 300)), kind)) for kind in common]
     for number in range(count):
         kind, data = pool[number % len(pool)]

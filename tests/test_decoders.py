@@ -387,7 +387,7 @@ def test_nothing_piles_up(pool: Callable[..., Decoders], tmp_path: Path) -> None
     assert len(children() - before) == 1
     decode.close()
     assert children() == before  # no zombies either: these would still be children
-    assert set(Path("/proc/self/fd").iterdir()) == descriptors
+    assert set(Path("/proc/self/fd").iterdir()) <= descriptors  # earlier tests may let go of theirs
 
 
 def test_a_worker_is_replaced_now_and_then(

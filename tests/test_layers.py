@@ -58,6 +58,8 @@ OWNERS = {
     "matplotlib": {"training/curve.py"},
     "tables": {"store/sealed.py"},
     "ngtpy": {"indexes/ngt.py"},
+    "pi_heif": {"photos/formats.py"},
+    "rawpy": {"photos/raw.py"},
     "pathspec": {"stages/rules.py"},
     "sklearn": {"projection.py"},
     "pyarrow": {"export/formats.py"},

@@ -21,7 +21,7 @@ from vesearch.errors import VesearchError
 from vesearch.pipeline import Summary
 from vesearch.stages.rules import BUILT_IN
 from vesearch.stages.walking import OURS
-from vesearch.store import left_out
+from vesearch.store import walks
 from vesearch.store.catalog import Catalog
 from vesearch.store.shards import Store
 
@@ -76,7 +76,7 @@ def test_leftovers_of_other_programs_are_no_photos(photos: Path, config: Config,
     make(photos, "a.png", "album/b.png", LEFTOVERS[rule])
     names, summary = taken(config, photos)
     assert names == {"a.png", "album/b.png"}
-    assert summary.left_out == {rule: 1} and summary.images == 2
+    assert summary.passed.left_out == {rule: 1} and summary.images == 2
 
 
 def test_what_looks_nearly_like_leftovers_is_taken(photos: Path, config: Config) -> None:
@@ -96,7 +96,7 @@ def test_settings_leave_out_and_take_in(photos: Path, config: Config) -> None:
     make(photos, "#/e.png")
     names, summary = taken(config, photos, exclude="*_thumb.png, /drafts/, #/", include="@eaDir/")
     assert names == {"a.png", "x/drafts/c.png", "@eaDir/d.png"}
-    assert summary.left_out == {"*_thumb.png": 1, "/drafts/": 1, "#/": 1}
+    assert summary.passed.left_out == {"*_thumb.png": 1, "/drafts/": 1, "#/": 1}
 
 
 def test_a_file_of_rules_counts_in_its_folder_and_below(photos: Path, config: Config) -> None:
@@ -105,7 +105,7 @@ def test_a_file_of_rules_counts_in_its_folder_and_below(photos: Path, config: Co
     (photos / ".vesearchignore").write_text("/two/*\n")
     names, summary = taken(config, photos)
     assert names == {"a.tif.png", "one/keep.png"}
-    assert summary.left_out == {"*.png": 2, "/two/*": 1}
+    assert summary.passed.left_out == {"*.png": 2, "/two/*": 1}
     assert taken(config, photos, include="/one/deep/c.png")[0] == {*names, "one/deep/c.png"}
 
 
@@ -122,7 +122,7 @@ def test_our_own_pictures_are_no_photos(photos: Path, config: Config) -> None:
     make(photos, "a.png")
     save_picture(Image.new("RGB", (30, 20)), photos / "result.png")
     names, summary = taken(config, photos)
-    assert names == {"a.png"} and summary.left_out == {OURS: 1}
+    assert names == {"a.png"} and summary.passed.left_out == {OURS: 1}
 
 
 def test_a_folder_of_leftovers_alone_is_an_error_that_says_so(photos: Path, config: Config) -> None:
@@ -160,10 +160,10 @@ def test_a_damaged_count_of_them_is_none(photos: Path, config: Config, content: 
     make(photos, "a.png", "@eaDir/b.png")
     taken(config, photos)
     store = Store(Path(config.run.store))
-    (store.path / "left_out.json").write_bytes(content)
-    assert left_out.counts(store) == {}
+    (store.path / "walks.json").write_bytes(content)
+    assert walks.passed_over(store) == walks.Passed()
     taken(config, photos)
-    assert left_out.counts(store) == {"@eaDir/": 1}
+    assert walks.passed_over(store).left_out == {"@eaDir/": 1}
 
 
 def test_a_link_to_a_folder_is_named(

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-Unusable = Literal["unreadable", "too_large"]  # why a file is no usable image
+# why a file is no usable image; unsupported: of a format that is not read, or not yet
+Unusable = Literal["unreadable", "too_large", "unsupported"]
 
 
 class VesearchError(Exception):

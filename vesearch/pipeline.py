@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +32,9 @@ from vesearch.stages import (
 from vesearch.stages.build_index import Outcome
 from vesearch.stages.contents import Content, Hashed
 from vesearch.stages.walking import Found, find_files
-from vesearch.store import builds, left_out, log
+from vesearch.store import builds, log, walks
 from vesearch.store.catalog import Catalog
+from vesearch.store.walks import Passed
 from vesearch.system.progress import bar
 from vesearch.work import Executor, Here, Tables, Work
 
@@ -48,7 +49,7 @@ class Summary:
 
     copies: files whose content was known, moved ones among them.
     skipped: all unusable files below the folders, known ones too.
-    left_out: how many image files below the folders each rule left out.
+    passed: how many files below the folders were passed over, and why.
     fitted: whether the projection was made now; built: what became of the index; None: not asked
         for.
     index: what the index's build recorded.
@@ -61,7 +62,7 @@ class Summary:
     unchanged: int = 0
     forgotten: int = 0
     skipped: list[Skipped] = field(default_factory=list)
-    left_out: dict[str, int] = field(default_factory=dict)
+    passed: Passed = field(default_factory=Passed)
     fitted: bool | None = None
     built: Outcome | None = None
     index: dict[str, Any] | None = None
@@ -118,8 +119,8 @@ def run_stages(
             summary.index = builds.facts(job.store)
         if found is not None:
             summary.skipped = _skipped(Catalog.of(job.store), found)
-            summary.left_out = dict(sum(found.left_out.values(), Counter()).most_common())
-            left_out.note(job.store, found.left_out)
+            summary.passed = found.passed_over
+            walks.note(job.store, found.walked, found.passed)
     summary.seconds = time.perf_counter() - began
     return summary
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from vesearch.errors import StoreMissingError
 from vesearch.job import Job
-from vesearch.store import builds, left_out, projections
+from vesearch.stages.walking import Unread, unread_of
+from vesearch.store import builds, projections, walks
 from vesearch.store.catalog import Catalog
 
 _INTERNAL = ("format", "made_with", "made_of", "generation", "added", "removed", "unsampled")
@@ -20,7 +21,9 @@ class Status:
 
     images: live images, copies counted once; entities: those of live images.
     skipped: {"path", "status", "error"} of files that are no usable images.
-    left_out: how many image files each rule left out when their folders were last walked.
+    left_out: how many photos and videos each rule left out when their folders were last walked.
+    unread: photos and videos there of formats that are not read.
+    others: how many files there are neither.
     stages: shards done and in all per table; projection and index: None before they are made.
     """
 
@@ -30,6 +33,8 @@ class Status:
     entities: int
     skipped: list[dict[str, str | None]]
     left_out: dict[str, int]
+    unread: list[Unread]
+    others: int
     stages: dict[str, dict[str, int]]
     projection: dict[str, int] | None
     index: dict[str, Any] | None
@@ -45,13 +50,16 @@ def status_of(job: Job) -> Status:
         for path, place in catalog.skipped()
     ]
     images, paths, entities = catalog.count()
+    passed = walks.passed_over(job.store)
     return Status(
         store=str(job.store.path),
         images=images,
         paths=paths,
         entities=entities,
         skipped=skipped,
-        left_out=left_out.counts(job.store),
+        left_out=dict(passed.left_out),
+        unread=unread_of(passed),
+        others=passed.others,
         stages=_stages(job),
         projection=_projection(job),
         index=_index(job),

@@ -339,7 +339,7 @@ def _run(
     config = common.load()
     summary: Summary = pipeline.run_stages(config, stages, folders, refit=refit, sync=sync)
     click.echo(report.summary_text(summary), err=True)
-    if summary.skipped:
+    if summary.skipped or summary.passed.unread:
         sys.exit(SKIPPED)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vesearch.pipeline import Summary
     from vesearch.question import Answer, Seen
     from vesearch.records import Entities, Match
+    from vesearch.stages.walking import Unread
+    from vesearch.store.walks import Passed
 
 _OUTCOMES = {"current": "up to date", "updated": "updated", "built": "built"}
 _LISTED = 10  # skipped files named in a summary; `vesearch status` lists all
@@ -85,8 +87,12 @@ def status_text(status: Status) -> str:
         dim, fitted = status.projection["dim"], status.projection["fitted_on"]
         facts.append(("PCA", f"{dim} dimensions, fitted on {fitted:,} entities"))
     facts += [("index", _index(status.index)), ("skipped", f"{len(status.skipped):,}")]
+    if status.unread:
+        facts += [("not read", _unread(status.unread)), *(("", t) for t in _ways(status.unread))]
     if status.left_out:
         facts.append(("left out", _left_out(status.left_out)))
+    if status.others:
+        facts.append(("other files", f"{status.others:,}, no photos"))
     skipped = [
         (s["status"] or "", shown(s["path"] or ""), s["error"] or "") for s in status.skipped
     ]
@@ -99,11 +105,37 @@ def summary_text(summary: Summary) -> str:
     built = _built_lines(summary)
     only_built = built and not (summary.images or summary.unchanged or summary.skipped)
     counted = [] if only_built else [_counts_line(summary)]
-    left = [f"left out: {_left_out(summary.left_out)}"] if summary.left_out else []
-    return "\n".join([*counted, *_skipped_lines(summary), *left, *built])
+    return "\n".join([*counted, *_skipped_lines(summary), *_passed_lines(summary.passed), *built])
 
 
-def _left_out(rules: dict[str, int]) -> str:
+def _passed_lines(passed: Passed) -> list[str]:
+    from vesearch.stages.walking import unread_of
+
+    lines, unread = [], unread_of(passed)
+    if unread:
+        lines = [f"not read: {_unread(unread)}", *(f"  {way}" for way in _ways(unread))]
+    if passed.left_out:
+        lines.append(f"left out: {_left_out(passed.left_out)}")
+    if passed.others:
+        noun = "file is no photo" if passed.others == 1 else "files are no photos"
+        lines.append(f"{passed.others:,} other {noun}")
+    return lines
+
+
+def _unread(unread: Sequence[Unread]) -> str:
+    return ", ".join(f"{item.files:,} {printable(item.format)}" for item in unread)
+
+
+def _ways(unread: Sequence[Unread]) -> list[str]:
+    """Return what to do to have formats read, a line for each way."""
+    ways: dict[str, list[str]] = {}
+    for item in unread:
+        if item.advice:
+            ways.setdefault(item.advice, []).append(printable(item.format))
+    return [f"to read {', '.join(names)}: {way}" for way, names in ways.items()]
+
+
+def _left_out(rules: Mapping[str, int]) -> str:
     counts = ", ".join(f"{printable(rule)}: {count:,}" for rule, count in rules.items())
     return f"{sum(rules.values()):,} images by rules ({counts})"
 

@@ -14,9 +14,16 @@ from PIL import Image, ImageFile
 from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
 from vesearch.photos.files import digest_of, read_bytes, too_much_memory
-from vesearch.photos.formats import formats
+from vesearch.photos.formats import HEAD_BYTES, IMAGE, format_in, formats, reads, refusal
 from vesearch.photos.levels import refuse_misread, refuse_too_dark
-from vesearch.photos.rgb import SWAPPING_ORIENTATIONS, orientation_of, small_rgb, upright
+from vesearch.photos.raw import raw_format, read_raw
+from vesearch.photos.rgb import (
+    ORIENTATION,
+    SWAPPING_ORIENTATIONS,
+    orientation_of,
+    small_rgb,
+    upright,
+)
 from vesearch.photos.taken import taken_of
 from vesearch.records import Frame, UInt8
 from vesearch.system.printable import one_line
@@ -30,7 +37,7 @@ _PROCESS_BYTES = 150_000_000  # what a process takes that has decoded nothing ye
 def read_frame(path: Path, limits: ImageSettings) -> Frame:
     """Read and decode one image file: EXIF-upright RGB, longest side at most limits.max_side.
 
-    Raises ImageError with the status "unreadable" or "too_large".
+    Raises ImageError with the status "unreadable", "too_large" or "unsupported".
     """
     return decode(read_bytes(path, limits), limits)
 
@@ -38,9 +45,7 @@ def read_frame(path: Path, limits: ImageSettings) -> Frame:
 def decode(data: bytes, limits: ImageSettings) -> Frame:
     """Decode the bytes of an image file; of an animation, the first picture. Raises ImageError."""
     try:
-        with _open(data, limits) as image:
-            pixels, (width, height) = _load(image, limits)
-            taken = taken_of(image)
+        pixels, (width, height), taken = _read(data, limits)
     except ImageError:
         raise
     except Image.DecompressionBombError as err:
@@ -55,6 +60,21 @@ def decode(data: bytes, limits: ImageSettings) -> Frame:
     return Frame(pixels, width, height, digest_of(data), taken)
 
 
+def _read(data: bytes, limits: ImageSettings) -> tuple[UInt8, tuple[int, int], str | None]:
+    """Return the (h, w, 3) pixels, the upright image's own width and height, and when taken."""
+    if raw_format(data) is None:
+        with _open(data, limits) as image:
+            size = _load(image, limits)
+            return *_upright(image, size, limits), taken_of(image)
+    raw = read_raw(data, limits.max_side, lambda size: _check_size(size, limits))
+    if raw.developed is not None:
+        return *_upright(raw.developed, raw.size, limits), taken_of(raw.developed)
+    with _open(raw.preview, limits) as image:
+        image.getexif().setdefault(ORIENTATION, raw.orientation)
+        size = _load(image, limits)
+        return *_upright(image, size, limits), taken_of(image)
+
+
 def _open(data: bytes, limits: ImageSettings) -> ImageFile.ImageFile:
     """Identify an image by its content. Raises ImageError, and whatever Pillow raises.
 
@@ -64,19 +84,23 @@ def _open(data: bytes, limits: ImageSettings) -> ImageFile.ImageFile:
     claimed = _webp_size(data[:30])
     if claimed is not None:  # Pillow makes room for the pixels while opening it
         _check_size(claimed, limits)
-    for name in formats():
-        factory, accept = Image.OPEN[name]
+    for kind in formats():
+        factory, accept = Image.OPEN[kind]
         if accept is None or accept(data[:16]) is True:
             with (
                 contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error),
-                _honest(name, claimed or (0, 0), limits),
+                _honest(kind, claimed or (0, 0), limits),
             ):
                 return factory(io.BytesIO(data), "")
-    raise ImageError("not an image that Pillow can identify")
+    name = format_in(data[:HEAD_BYTES])
+    if name is not None and not reads(name):
+        raise refusal(name)
+    known = name is not None and name != IMAGE
+    raise ImageError(f"a broken {name}" if known else "not an image that Pillow can identify")
 
 
-def _load(image: ImageFile.ImageFile, limits: ImageSettings) -> tuple[UInt8, tuple[int, int]]:
-    """Return the (h, w, 3) pixels, and the upright image's own width and height."""
+def _load(image: ImageFile.ImageFile, limits: ImageSettings) -> tuple[int, int]:
+    """Load the pixels, some of them where that will do; return the image's own width and height."""
     _check_size(image.size, limits)
     width, height = image.size
     shrink, drafted = limits.max_side / max(width, height), None
@@ -93,7 +117,14 @@ def _load(image: ImageFile.ImageFile, limits: ImageSettings) -> tuple[UInt8, tup
     if drafted is None:  # while loading, Pillow itself turns a TIFF upright
         width, height = image.size
         _check_size(image.size, limits)  # an icon tells its size only now
-    orientation = orientation_of(image)
+    return width, height
+
+
+def _upright(
+    image: Image.Image, size: tuple[int, int], limits: ImageSettings
+) -> tuple[UInt8, tuple[int, int]]:
+    """Return the (h, w, 3) pixels, and the upright image's own width and height."""
+    orientation, (width, height) = orientation_of(image), size
     # a copy: writable, as torch wants it
     pixels = np.array(upright(small_rgb(image, limits.max_side), orientation))
     swapped = orientation in SWAPPING_ORIENTATIONS

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vesearch.photos.levels import Levels, levels_of, values_of
 
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 SWAPPING_ORIENTATIONS = (5, 6, 7, 8)
 _GAP = 2.0  # Pillow's default: a thumbnail is reduced by a whole number, then twice resampled
 _BAND_PIXELS = 4_000_000
@@ -18,7 +18,7 @@ _BAND_PIXELS = 4_000_000
 def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 where there is none or it cannot be read."""
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        value = image.getexif().get(ORIENTATION, 1)
     except Exception:  # broken EXIF raises anything; the pixels are still good
         return 1
     return value if value in range(1, 9) else 1

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vesearch.errors import Unusable
 from vesearch.records import Bool, Entities, Float32, Int64
 
 STRIDE = 1_000_000  # image ids: shard * STRIDE + row; unique for the store's life, no counter
@@ -19,7 +20,7 @@ PER_IMAGE = {
     *("counts", "image_statuses", "image_errors"),
 }
 Texts = tuple[str | None, ...]
-ImageStatus = Literal["ok", "duplicate", "unreadable", "too_large", "removed", "lost"]
+ImageStatus = Literal["ok", "duplicate", "removed", "lost", Unusable]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
