@@ -103,9 +103,12 @@ def test_a_moved_file_keeps_its_entities_and_loses_its_old_path(
     before = ids(store)
     (photos / "b.png").rename(photos / "moved.png")
     summary = pipeline.ingest(config, [photos])
-    assert (summary.images, summary.entities, summary.moved) == (0, 0, 1)
+    assert (summary.images, summary.entities, summary.moved, summary.copies) == (0, 0, 1, 0)
     after = ids(store)
     assert after["moved.png"] == before["b.png"] and "b.png" not in after
+    os.utime(photos / "moved.png", (1, 1))  # it was no copy, and is none now
+    summary = pipeline.ingest(config, [photos])
+    assert (summary.images, summary.moved, summary.copies, summary.returned) == (0, 0, 0, 0)
     assert_sound(config)
 
 
@@ -120,6 +123,22 @@ def test_a_folder_that_was_renamed_is_not_embedded_again(
     assert ids(store) == before
     for paths in Catalog.of(store).paths_by_image().values():
         assert [Path(path).parent for path in paths] == [renamed]
+
+
+def test_copies_moves_and_returns_are_told_apart(
+    photos: Path, config: Config, store: Store
+) -> None:
+    pipeline.ingest(config, [photos])
+    (photos / "b.png").rename(photos / "x.png")
+    shutil.copy2(photos / "x.png", photos / "y.png")  # a move, and a copy of it in the same shard
+    shutil.copy2(photos / "a.png", photos / "z.png")
+    summary = pipeline.ingest(config, [photos])
+    assert (summary.copies, summary.moved, summary.returned) == (2, 1, 0)
+    forget.remove_named(Job(config), [str(photos / "c.png")])
+    (photos / "c.png").rename(photos / "elsewhere.png")
+    summary = pipeline.ingest(config, [photos])  # its old path is no path of it any more
+    assert (summary.copies, summary.moved, summary.returned) == (0, 0, 1)
+    assert_sound(config)
 
 
 def test_a_copy_is_another_path_of_the_same_image(
@@ -311,7 +330,8 @@ def test_what_was_removed_is_never_served_and_can_come_back(
     assert "b.png" not in names(matches(config, photos / "b.png"))
     assert before["b.png"] not in builds.load(store).entity_ids // RANKS
     summary = pipeline.ingest(config, [photos])
-    assert (summary.images, summary.copies) == (0, 1)  # nothing is computed again
+    # nothing is computed again
+    assert (summary.images, summary.copies, summary.returned) == (0, 0, 1)
     assert ids(store) == before
     assert build(config) == "updated"
     assert "b.png" in names(matches(config, photos / "b.png"))

@@ -47,7 +47,8 @@ Sync = Literal["no", "careful", "forced"]
 class Summary:
     """What a run did.
 
-    copies: files whose content was known, moved ones among them.
+    copies: new files whose content is at another path, too; moved: paths that are gone, whose
+        content is at another now; returned: files whose image was in the collection before.
     skipped: all unusable files below the folders, known ones too.
     passed: how many files below the folders were passed over, and why.
     fitted: whether the projection was made now; built: what became of the index; None: not asked
@@ -59,6 +60,7 @@ class Summary:
     entities: int = 0
     copies: int = 0
     moved: int = 0
+    returned: int = 0
     unchanged: int = 0
     forgotten: int = 0
     skipped: list[Skipped] = field(default_factory=list)
@@ -238,11 +240,11 @@ def _describe_new(
             ids = contents.log_files(shard_log, files, looked)
             _commit(job, shard_log, tables.with_ids(new, ids))
             _return_memory()
-            statuses = shard_log.rows().statuses
             summary.images += len(tables.entities.image_ids)
             summary.entities += len(tables.crops.jpegs)
-            summary.moved += statuses.count("removed")
-            summary.copies += statuses.count("duplicate")
+            summary.copies += shard_log.copies
+            summary.moved += shard_log.moved
+            summary.returned += shard_log.returned
 
 
 def _commit(job: Job, shard_log: log.ShardLog, tables: Tables) -> None:

@@ -197,10 +197,13 @@ def _problem(problem: Problem) -> dict[str, str]:
 
 def _counts_line(summary: Summary) -> str:
     parts = [f"{summary.images:,} images", f"{summary.entities:,} entities"]
-    if summary.copies > summary.moved:
-        parts.append(f"{summary.copies - summary.moved:,} copies")
-    if summary.moved:
-        parts.append(f"{summary.moved:,} moved")
+    for count, what in (
+        (summary.copies, "copies"),
+        (summary.moved, "moved"),
+        (summary.returned, "back"),
+    ):
+        if count:
+            parts.append(f"{count:,} {what}")
     if summary.forgotten:
         parts.append(f"{summary.forgotten:,} files forgotten")
     if summary.unchanged:

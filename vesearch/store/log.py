@@ -67,11 +67,16 @@ def image_rows(rows: list[LogRow]) -> ImageRows:
 
 
 class ShardLog:
-    """The images rows of one shard while it is filled."""
+    """The images rows of one shard while it is filled.
+
+    copies: files added whose content is at another path, too; moved: paths that are gone, whose
+    content was added at another; returned: files added whose image had no path any more.
+    """
 
     def __init__(self, shard: int, catalog: Catalog) -> None:
         self.shard = shard
         self.catalog = catalog
+        self.copies = self.moved = self.returned = 0
         self._own: dict[str, int] = {}  # content seen in this very shard
         self._shots: dict[str, Shot] = {}
         self._dropped: set[bytes] = set()
@@ -101,6 +106,7 @@ class ShardLog:
         status: ImageStatus = "ok" if image_id == row_id else "duplicate"
         if known is not None and is_back:
             status = known.status
+        also_here = digest in self._own
         self._own.setdefault(digest, image_id)
         self._shots.setdefault(digest, shot)
         self._rows.append(
@@ -117,7 +123,7 @@ class ShardLog:
             )
         )
         if image_id != row_id and not is_back:
-            self._drop_gone(image_id, but=file.path)
+            self._count(image_id, file.path, also_here=also_here)
         return image_id
 
     def refuse(self, file: FoundFile, status: Unusable, error: str) -> None:
@@ -143,10 +149,17 @@ class ShardLog:
         image_id = self.catalog.image_of(digest)
         return self._own.get(digest, new_id) if image_id is None else image_id
 
-    def _drop_gone(self, image_id: int, *, but: bytes) -> None:
-        for path in sorted(self.catalog.paths_of(image_id)):
-            if path != but and path not in self._dropped and is_gone(path):
-                self.drop(path)
+    def _count(self, image_id: int, path: bytes, *, also_here: bool) -> None:
+        """Log which other paths of a known image are gone, and count what its new path is."""
+        others = set(self.catalog.paths_of(image_id)) - {path} - self._dropped
+        gone = sorted(other for other in others if is_gone(other))
+        for other in gone:
+            self.drop(other)
+        self.moved += len(gone)
+        if len(others) > len(gone) or (also_here and not gone):
+            self.copies += 1
+        elif not gone:
+            self.returned += 1
 
 
 def next_shard(store: Store) -> int:
