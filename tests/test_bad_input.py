@@ -35,7 +35,7 @@ GOOD = {  # name -> upright width and height
     "really a PNG.jpg": (512, 512),
 }
 BAD = {  # name -> what is wrong with it
-    "truncated.jpg": "truncated",
+    "truncated.jpg": "cut short",
     "zero.jpg": "empty",
     "text.jpg": "not an image",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import resource
 import struct
 import subprocess
@@ -309,11 +310,38 @@ def test_a_decoder_that_hides_the_lack_of_memory_is_seen_through() -> None:
 # --- files that are no images -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
-@pytest.mark.parametrize("name", ["china.jpg", "coffee.png"])
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("china.jpg", 0.002), ("china.jpg", 0.1), *(("coffee.png", s) for s in (0.05, 0.5, 0.99))],
+)
 def test_a_truncated_file_is_unreadable(name: str, share: float) -> None:
     data = photo(name).read_bytes()
     assert refusal(data[: int(len(data) * share)]).status == "unreadable"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("side", [1024, 100])
+def test_a_jpeg_that_is_cut_short_keeps_what_is_there(mode: str, side: int) -> None:
+    limits, whole = ImageSettings(max_side=side), Image.open(photo("china.jpg")).convert(mode)
+    data = saved(whole, "JPEG", quality=90)
+    good = decode(data, limits)
+    frame = decode(data[: len(data) * 6 // 10], limits)
+    assert (frame.width, frame.height, good.note) == (good.width, good.height, None)
+    said = re.fullmatch(r"cut short: (\d\d)% of it is there", frame.note or "")
+    assert said and 70 <= int(said[1]) <= 80
+    rows = frame.pixels.shape[0] * (int(said[1]) - 6) // 100
+    assert np.array_equal(frame.pixels[:rows], good.pixels[:rows])
+    missing = frame.pixels[-rows // 6 :].astype(int)
+    assert np.abs(missing - missing[0, 0]).max() <= 1  # of one grey
+    with pytest.raises(ImageError, match=r"cut short: \d+% of it is there"):
+        decode(data[: len(data) // 5], limits)
+
+
+def test_a_progressive_jpeg_that_is_cut_short_is_less_sharp() -> None:
+    data = saved(Image.open(photo("china.jpg")), "JPEG", progressive=True)
+    good, frame = decode(data, LIMITS), decode(data[: len(data) // 2], LIMITS)
+    assert frame.note == "cut short at its end"
+    assert 0 < np.abs(frame.pixels.astype(int) - good.pixels).mean() < 10
 
 
 @pytest.mark.parametrize(

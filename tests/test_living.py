@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.colours import Colours, about, colours, draw, settings  # noqa: F401  (fixture)
 from vesearch import masks, pipeline
 from vesearch.care import compact
 from vesearch.care.repair import verify
+from vesearch.care.status import status_of
 from vesearch.config import Config
 from vesearch.drawing.answers import draw_answer
 from vesearch.errors import StoreMissingError, VesearchError
@@ -638,3 +641,21 @@ def test_what_compact_clears_away_is_nowhere_in_the_tables(
     compact.compact_store(Job(config))
     assert left() == []
     assert Catalog.of(store).place(os.fsencode(secret)) is None
+
+
+def test_a_photo_that_is_cut_short_is_kept_with_a_note(
+    photos: Path, config: Config, store: Store
+) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(buffer, "JPEG", quality=95)
+    (photos / "cut.jpg").write_bytes(buffer.getvalue()[:-600])
+    summary = pipeline.ingest(config, [photos])
+    assert summary.images == 8 and not summary.skipped
+    assert [Path(item.path).name for item in summary.noted] == ["cut.jpg"]
+    (photos / "cut.jpg").rename(photos / "moved.jpg")
+    assert pipeline.ingest(config, [photos]).moved == 1
+    noted = status_of(Job(config)).noted
+    assert [Path(entry["path"] or "").name for entry in noted] == ["moved.jpg"]
+    assert all((entry["note"] or "").startswith("cut short") for entry in noted)
+    assert not pipeline.ingest(config, [photos]).noted  # told once
+    assert_sound(config)

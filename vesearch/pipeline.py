@@ -50,6 +50,7 @@ class Summary:
     copies: new files whose content is at another path, too; moved: paths that are gone, whose
         content is at another now; returned: files whose image was in the collection before.
     skipped: all unusable files below the folders, known ones too.
+    noted: new images of which something could not be read, and what: they are kept.
     passed: how many files below the folders were passed over, and why.
     fitted: whether the projection was made now; built: what became of the index; None: not asked
         for.
@@ -64,6 +65,7 @@ class Summary:
     unchanged: int = 0
     forgotten: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+    noted: list[Skipped] = field(default_factory=list)
     passed: Passed = field(default_factory=Passed)
     fitted: bool | None = None
     built: Outcome | None = None
@@ -245,6 +247,7 @@ def _describe_new(
             summary.copies += shard_log.copies
             summary.moved += shard_log.moved
             summary.returned += shard_log.returned
+            summary.noted += shard_log.noted
 
 
 def _commit(job: Job, shard_log: log.ShardLog, tables: Tables) -> None:

@@ -21,11 +21,13 @@ class Shot:
     width, height: the upright image's own size in pixels.
     taken: when, by the camera's clock and without a zone, as 2024-05-31T12:30:59 (ISO 8601); None
         where the file does not tell.
+    note: what of it could not be read, None where it is whole.
     """
 
     width: int
     height: int
     taken: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +37,7 @@ class Frame:
     pixels: (h, w, 3) uint8.
     width, height: the upright image's own size in pixels, before shrinking.
     digest: hex digest of the file's bytes.
-    taken: as Shot has it.
+    taken, note: as Shot has them.
     """
 
     pixels: UInt8
@@ -43,11 +45,12 @@ class Frame:
     height: int
     digest: str
     taken: str | None = None
+    note: str | None = None
 
     @property
     def shot(self) -> Shot:
         """What the photo says of itself."""
-        return Shot(self.width, self.height, self.taken)
+        return Shot(self.width, self.height, self.taken, self.note)
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:

@@ -21,6 +21,7 @@ class Status:
 
     images: live images, copies counted once; entities: those of live images.
     skipped: {"path", "status", "error"} of files that are no usable images.
+    noted: {"path", "note"} of images of which something could not be read.
     left_out: how many photos and videos each rule left out when their folders were last walked.
     unread: photos and videos there of formats that are not read.
     others: how many files there are neither.
@@ -32,6 +33,7 @@ class Status:
     paths: int
     entities: int
     skipped: list[dict[str, str | None]]
+    noted: list[dict[str, str | None]]
     left_out: dict[str, int]
     unread: list[Unread]
     others: int
@@ -57,6 +59,7 @@ def status_of(job: Job) -> Status:
         paths=paths,
         entities=entities,
         skipped=skipped,
+        noted=[{"path": path, "note": place.error} for path, place in catalog.noted()],
         left_out=dict(passed.left_out),
         unread=unread_of(passed),
         others=passed.others,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vesearch.export.collection import Exported
     from vesearch.pipeline import Summary
     from vesearch.question import Answer, Seen
-    from vesearch.records import Entities, Match
+    from vesearch.records import Entities, Match, Skipped
     from vesearch.stages.walking import Unread
     from vesearch.store.walks import Passed
 
@@ -87,6 +87,8 @@ def status_text(status: Status) -> str:
         dim, fitted = status.projection["dim"], status.projection["fitted_on"]
         facts.append(("PCA", f"{dim} dimensions, fitted on {fitted:,} entities"))
     facts += [("index", _index(status.index)), ("skipped", f"{len(status.skipped):,}")]
+    if status.noted:
+        facts.append(("in part", f"{len(status.noted):,}"))
     if status.unread:
         facts += [("not read", _unread(status.unread)), *(("", t) for t in _ways(status.unread))]
     if status.left_out:
@@ -96,6 +98,7 @@ def status_text(status: Status) -> str:
     skipped = [
         (s["status"] or "", shown(s["path"] or ""), s["error"] or "") for s in status.skipped
     ]
+    skipped += [("ok", shown(n["path"] or ""), n["note"] or "") for n in status.noted]
     tables = [table(["", ""], facts), table([""] * 3, skipped, indent=2)]
     return "\n".join(tables if skipped else tables[:1])
 
@@ -105,7 +108,8 @@ def summary_text(summary: Summary) -> str:
     built = _built_lines(summary)
     only_built = built and not (summary.images or summary.unchanged or summary.skipped)
     counted = [] if only_built else [_counts_line(summary)]
-    return "\n".join([*counted, *_skipped_lines(summary), *_passed_lines(summary.passed), *built])
+    bad = [*_noted_lines(summary), *_skipped_lines(summary), *_passed_lines(summary.passed)]
+    return "\n".join([*counted, *bad, *built])
 
 
 def _passed_lines(passed: Passed) -> list[str]:
@@ -217,12 +221,19 @@ def _skipped_lines(summary: Summary) -> list[str]:
         return []
     kinds = sorted({skip.status for skip in summary.skipped})
     counts = [f"{sum(s.status == k for s in summary.skipped):,} {k}" for k in kinds]
-    lines = [f"skipped {len(summary.skipped):,} files: {', '.join(counts)}"]
-    listed = summary.skipped[:_LISTED]
-    lines += [f"  {shown(s.path)}: {printable(s.error or '')}" for s in listed]
-    if len(summary.skipped) > _LISTED:
-        lines.append("  …")
-    return [*lines, "the whole list: vesearch status"]
+    head = f"skipped {len(summary.skipped):,} files: {', '.join(counts)}"
+    return [head, *_first_of(summary.skipped), "the whole list: vesearch status"]
+
+
+def _noted_lines(summary: Summary) -> list[str]:
+    count = len(summary.noted)
+    head = f"read in part, and kept: {count:,} {'photo' if count == 1 else 'photos'}"
+    return [head, *_first_of(summary.noted)] if count else []
+
+
+def _first_of(files: Sequence[Skipped]) -> list[str]:
+    lines = [f"  {shown(s.path)}: {printable(s.error or '')}" for s in files[:_LISTED]]
+    return [*lines, "  …"] if len(files) > _LISTED else lines
 
 
 def _built_lines(summary: Summary) -> list[str]:

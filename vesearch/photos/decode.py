@@ -6,6 +6,7 @@ import contextlib
 import io
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,9 @@ from vesearch.system.quiet import quiet
 
 # what decoding a large one takes at most (measured), of formats whose decoders hide lack of memory
 _PIXEL_BYTES = {"JPEG": 9, "MPO": 9, "WEBP": 17, "JPEG2000": 21}
+_JPEG_BEGINS, _JPEG_ENDS = b"\xff\xd8", b"\xff\xd9"  # ITU T.81, B.1.1.3: SOI and EOI
+_LEAST_THERE = 0.5  # of the rows of a JPEG that is cut short
+_ROWS_LOOKED_AT, _MISSING = 50, 128
 _PROCESS_BYTES = 150_000_000  # what a process takes that has decoded nothing yet
 
 
@@ -45,7 +49,7 @@ def read_frame(path: Path, limits: ImageSettings) -> Frame:
 def decode(data: bytes, limits: ImageSettings) -> Frame:
     """Decode the bytes of an image file; of an animation, the first picture. Raises ImageError."""
     try:
-        pixels, (width, height), taken = _read(data, limits)
+        read = _read(data, limits)
     except ImageError:
         raise
     except Image.DecompressionBombError as err:
@@ -57,22 +61,63 @@ def decode(data: bytes, limits: ImageSettings) -> Frame:
         if "out of memory" in str(err).lower():  # what some of them make of a MemoryError
             raise too_much_memory(limits) from err
         raise ImageError(one_line(f"{type(err).__name__}: {err}")) from err
-    return Frame(pixels, width, height, digest_of(data), taken)
+    return Frame(read.pixels, *read.size, digest_of(data), read.taken, read.note)
 
 
-def _read(data: bytes, limits: ImageSettings) -> tuple[UInt8, tuple[int, int], str | None]:
-    """Return the (h, w, 3) pixels, the upright image's own width and height, and when taken."""
-    if raw_format(data) is None:
-        with _open(data, limits) as image:
-            size = _load(image, limits)
-            return *_upright(image, size, limits), taken_of(image)
-    raw = read_raw(data, limits.max_side, lambda size: _check_size(size, limits))
-    if raw.developed is not None:
-        return *_upright(raw.developed, raw.size, limits), taken_of(raw.developed)
-    with _open(raw.preview, limits) as image:
-        image.getexif().setdefault(ORIENTATION, raw.orientation)
-        size = _load(image, limits)
-        return *_upright(image, size, limits), taken_of(image)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """(h, w, 3) upright pixels, the upright image's own width and height, and what it says."""
+
+    pixels: UInt8
+    size: tuple[int, int]
+    taken: str | None
+    note: str | None = None
+
+
+def _read(data: bytes, limits: ImageSettings) -> _Read:
+    orientation, raw = 1, None
+    if raw_format(data) is not None:
+        raw = read_raw(data, limits.max_side, lambda size: _check_size(size, limits))
+        if raw.developed is not None:
+            return _upright(raw.developed, raw.size, limits)
+        data, orientation = raw.preview, raw.orientation
+    try:
+        return _read_image(data, limits, orientation)
+    except OSError as err:
+        if not data.startswith(_JPEG_BEGINS) or "truncated" not in str(err):
+            raise
+        return _read_image(data + _JPEG_ENDS, limits, orientation, cut_short=True)
+
+
+def _read_image(
+    data: bytes, limits: ImageSettings, orientation: int, *, cut_short: bool = False
+) -> _Read:
+    """Read what Pillow reads.
+
+    orientation: EXIF's, where the file itself says nothing. cut_short: of a JPEG that ends too
+    early, and was ended for libjpeg, which makes what is missing grey, as viewers do.
+    """
+    with _open(data, limits) as image:
+        if orientation != 1:
+            image.getexif().setdefault(ORIENTATION, orientation)
+        size, note = _load(image, limits), None
+        if cut_short:
+            there = _share_there(image)
+            note = f"cut short: {there:.0%} of it is there" if there < 1 else "cut short at its end"
+            if there < _LEAST_THERE:
+                raise ImageError(note)
+        return _upright(image, size, limits, note)
+
+
+def _share_there(image: Image.Image) -> float:
+    """Return the share of the rows that are not the grey of missing data, seen from the bottom."""
+    w, h = image.size
+    for left in range(_ROWS_LOOKED_AT):
+        y = h - 1 - left * h // _ROWS_LOOKED_AT
+        values = np.asarray(image.crop((0, y, w, y + 1)))
+        if not ((values == _MISSING) | (values == 255 - _MISSING)).all():  # of CMYK, inverted
+            return 1 - left / _ROWS_LOOKED_AT
+    return 0.0
 
 
 def _open(data: bytes, limits: ImageSettings) -> ImageFile.ImageFile:
@@ -121,14 +166,15 @@ def _load(image: ImageFile.ImageFile, limits: ImageSettings) -> tuple[int, int]:
 
 
 def _upright(
-    image: Image.Image, size: tuple[int, int], limits: ImageSettings
-) -> tuple[UInt8, tuple[int, int]]:
-    """Return the (h, w, 3) pixels, and the upright image's own width and height."""
+    image: Image.Image, size: tuple[int, int], limits: ImageSettings, note: str | None = None
+) -> _Read:
+    """Turn loaded pixels upright; size: the image's own width and height, as it lies."""
     orientation, (width, height) = orientation_of(image), size
     # a copy: writable, as torch wants it
     pixels = np.array(upright(small_rgb(image, limits.max_side), orientation))
     swapped = orientation in SWAPPING_ORIENTATIONS
-    return pixels, (height, width) if swapped else (width, height)
+    own = (height, width) if swapped else (width, height)
+    return _Read(pixels, own, taken_of(image), note)
 
 
 def _webp_size(head: bytes) -> tuple[int, int] | None:

@@ -210,9 +210,12 @@ class DecodingProcess:
             raise _wrong_answer()
         if taken is not None and not re.fullmatch(_TIME, str(taken), re.ASCII):
             raise _wrong_answer()
+        note = header.get("note")
+        if note is not None and type(note) is not str:
+            raise _wrong_answer()
         pixels = np.empty((h, w, 3), np.uint8)
         self._fill(pixels.data.cast("B"), clock)
-        return Frame(pixels, width, height, digest, taken)
+        return Frame(pixels, width, height, digest, taken, note and one_line(note))
 
 
 def _number(header: dict[str, Any], key: str, most: int) -> int:

@@ -88,7 +88,8 @@ def _decode(request: bytes, limits: ImageSettings) -> tuple[dict[str, Any], UInt
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     (h, w), sizes = frame.pixels.shape[:2], {"width": frame.width, "height": frame.height}
-    header = {"h": h, "w": w, **sizes, "digest": frame.digest, "taken": frame.taken}
+    header = {"h": h, "w": w, **sizes, "digest": frame.digest}
+    header |= {"taken": frame.taken, "note": frame.note}
     return header, frame.pixels
 
 

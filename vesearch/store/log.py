@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import os
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from vesearch.errors import Unusable
-from vesearch.records import Shot
+from vesearch.records import Shot, Skipped
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import (
     STRIDE,
@@ -71,12 +72,14 @@ class ShardLog:
 
     copies: files added whose content is at another path, too; moved: paths that are gone, whose
     content was added at another; returned: files added whose image had no path any more.
+    noted: files added of which something could not be read.
     """
 
     def __init__(self, shard: int, catalog: Catalog) -> None:
         self.shard = shard
         self.catalog = catalog
         self.copies = self.moved = self.returned = 0
+        self.noted: list[Skipped] = []
         self._own: dict[str, int] = {}  # content seen in this very shard
         self._shots: dict[str, Shot] = {}
         self._dropped: set[bytes] = set()
@@ -91,7 +94,7 @@ class ShardLog:
             return self._shots[digest]
         image_id = self.catalog.image_of(digest)
         image = None if image_id is None else self.catalog.image(image_id)
-        return None if image is None else image.shot
+        return None if image is None else replace(image.shot, note=self._note_of(image.image_id))
 
     def add(self, file: FoundFile, digest: str, shot: Shot) -> int:
         """Log a usable image; return its id.
@@ -106,6 +109,8 @@ class ShardLog:
         status: ImageStatus = "ok" if image_id == row_id else "duplicate"
         if known is not None and is_back:
             status = known.status
+        if shot.note is not None:
+            self.noted.append(Skipped(os.fsdecode(file.path), status, shot.note))
         also_here = digest in self._own
         self._own.setdefault(digest, image_id)
         self._shots.setdefault(digest, shot)
@@ -120,6 +125,7 @@ class ShardLog:
                 height=shot.height,
                 taken=shot.taken,
                 digest=digest,
+                error=shot.note,
             )
         )
         if image_id != row_id and not is_back:
@@ -148,6 +154,10 @@ class ShardLog:
     def _known_as(self, digest: str, new_id: int) -> int:
         image_id = self.catalog.image_of(digest)
         return self._own.get(digest, new_id) if image_id is None else image_id
+
+    def _note_of(self, image_id: int) -> str | None:
+        places = (self.catalog.place(path) for path in self.catalog.paths_of(image_id))
+        return next((place.error for place in places if place and place.error), None)
 
     def _count(self, image_id: int, path: bytes, *, also_here: bool) -> None:
         """Log which other paths of a known image are gone, and count what its new path is."""

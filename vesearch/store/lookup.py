@@ -69,6 +69,11 @@ class Lookup:
         for row in self._database.each(PATHS, "image_id = -1 AND status <> 'removed'"):
             yield os.fsdecode(row[1]), place_of(row)
 
+    def noted(self) -> Iterator[tuple[str, Place]]:
+        """Yield the paths of images of which something could not be read, and what."""
+        for row in self._database.each(PATHS, "image_id >= 0 AND error IS NOT NULL"):
+            yield os.fsdecode(row[1]), place_of(row)
+
     def image_of(self, digest: str) -> int | None:
         """Return the image that has this content."""
         found = self._database.where(IMAGES, "digest = ?", (digest,))
