@@ -42,6 +42,9 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+COMMAND_LINE, REMEMBERED, DEFAULT = "command line", "the store", "default"
+
+
 @dataclass(frozen=True)
 class ImageSettings:
     """How files are decoded, and what is refused."""
@@ -175,20 +178,41 @@ def load_config(
 ) -> Config:
     """Build the settings: command line over file over what the store remembers over defaults.
 
-    path: a YAML file of sections; overrides: "section.key=value"; flags: {"section.key": value},
-    None meaning not given. Raises ConfigError naming the place.
+    path: a YAML file of sections, or the name of one that comes with vesearch; overrides:
+    "section.key=value"; flags: {"section.key": value}, None meaning not given.
+    Raises ConfigError naming the place.
     """
-    values = flatten(Config())
-    for key, value in (remembered or {}).items():
-        if key in values:  # digests are remembered beside the settings
-            values[key] = value
+    layers = layers_of(path, overrides=overrides, flags=flags, remembered=remembered)
+    return _build({key: value for _, given in layers for key, value in given.items()})
+
+
+def layers_of(
+    path: Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Scalar | None] | None = None,
+    remembered: Mapping[str, Scalar] | None = None,
+) -> list[tuple[str, Mapping[str, Scalar]]]:
+    """Return where settings come from and what is said there; what comes later counts."""
     known = {f"{section}.{f.name}": f for section, _, f in _settings(Config())}
-    sources = [(str(path), _read_yaml(path))] if path is not None else []
+    # digests are remembered beside the settings
+    kept = {key: value for key, value in (remembered or {}).items() if key in known}
+    sources = [(str(path), _read_yaml(shipped("configs", path)))] if path is not None else []
     sources += [("--set", dict([_split_override(text)])) for text in overrides]
-    sources += [("command line", {k: v for k, v in (flags or {}).items() if v is not None})]
-    for place, given in sources:
-        values |= checked(place, given, known)
-    return _build(values)
+    sources += [(COMMAND_LINE, {k: v for k, v in (flags or {}).items() if v is not None})]
+    given = [(place, checked(place, values, known)) for place, values in sources]
+    return [(DEFAULT, flatten(Config())), (REMEMBERED, kept), *given]
+
+
+def shipped(kind: Literal["configs", "pipelines"], path: Path) -> Path:
+    """Return the file that a bare name like "panoptic_simclr" means: one that comes with vesearch.
+
+    A file of that very name, and any other path, stay what they are.
+    """
+    if path.exists() or path.parent != Path():
+        return path
+    ours = Path(__file__).parent / kind / f"{path.name.removesuffix('.yaml')}.yaml"
+    return ours if ours.is_file() else path
 
 
 def settings_of(record: type) -> dict[str, Field[Any]]:

@@ -214,9 +214,19 @@ def configure(
     Raises ConfigError, or StoreDamagedError for a store whose settings cannot be read.
     """
     config = load_config(path, overrides=overrides, flags=flags)
+    remembered = remembered_by(config)
+    return load_config(path, overrides=overrides, flags=flags, remembered=remembered)
+
+
+def remembered_by(config: Config) -> dict[str, Any]:
+    """Return what the store that is meant was made with, and what binds it therefore.
+
+    Raises StoreDamagedError for a store whose settings cannot be read, and ConfigError for one that
+    asks for code to be run.
+    """
     store = Store(Path(config.run.store))
     if not store.exists():
-        return config
+        return {}
     remembered = {key: v for key, v in store.settings().items() if _binds(store, key)}
     model = str(remembered.get("detect.model", ""))
     if model.endswith(".py") and not config.detect.model and Path(model).is_file():
@@ -225,4 +235,4 @@ def configure(
             f"store {store.path} was made with {model}, a config that is Python and is run: "
             f"if you trust it, add --set detect.model={model}"
         )
-    return load_config(path, overrides=overrides, flags=flags, remembered=remembered)
+    return remembered

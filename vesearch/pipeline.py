@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vesearch.config import Config, read_yaml_mapping
+from vesearch.config import Config, read_yaml_mapping, shipped
 from vesearch.errors import ConfigError
 from vesearch.job import Job
 from vesearch.networks import devices
@@ -55,8 +55,10 @@ class Summary:
     fitted: whether the projection was made now; built: what became of the index; None: not asked
         for.
     index: what the index's build recorded.
+    behind: whether the index has yet to be built, or brought up to date; None: not looked at.
     """
 
+    store: str
     images: int = 0
     entities: int = 0
     copies: int = 0
@@ -70,6 +72,7 @@ class Summary:
     fitted: bool | None = None
     built: Outcome | None = None
     index: dict[str, Any] | None = None
+    behind: bool | None = None
     seconds: float = 0.0
 
 
@@ -78,16 +81,19 @@ def ingest(
     folders: Sequence[Path],
     *,
     sync: Sync = "no",
+    index: bool = False,
     executor: Executor | None = None,
 ) -> Summary:
     """Scan, detect, crop and embed what is new or changed below folders, each image decoded once.
 
     sync: whether files that vanished from the folders are forgotten: "careful" refuses when more
         than half of them would be, "forced" does not.
+    index: whether the index is built, too.
     executor: where shards are described; None: in this process.
     Raises VesearchError for folders without images, a locked store or other settings.
     """
-    return run_stages(config, _INGEST, folders, sync=sync, executor=executor)
+    stages = STAGES if index else _INGEST
+    return run_stages(config, stages, folders, sync=sync, executor=executor)
 
 
 def run_stages(
@@ -100,7 +106,7 @@ def run_stages(
     executor: Executor | None = None,
 ) -> Summary:
     """Run stages in their order over the store, holding its lock."""
-    began, job, summary = time.perf_counter(), Job(config), Summary()
+    began, job, summary = time.perf_counter(), Job(config), Summary(config.run.store)
     devices.validate(config.run.device)
     found = None
     if "scan" not in stages:
@@ -122,6 +128,7 @@ def run_stages(
             summary.built = build_index.update_index(job)
             summary.index = builds.facts(job.store)
         if found is not None:
+            summary.behind = build_index.is_behind(job)
             summary.skipped = _skipped(Catalog.of(job.store), found)
             summary.passed = found.passed_over
             walks.note(job.store, found.walked, found.passed)
@@ -143,6 +150,7 @@ def read_pipeline(path: Path, folders: Sequence[Path] = ()) -> Pipeline:
 
     Raises ConfigError.
     """
+    path = shipped("pipelines", path)
     document = read_yaml_mapping(path)
     for key in document:
         if key not in ("config", "stages", "folders"):

@@ -65,8 +65,8 @@ class Seen:
     """A photo and its entities, in pixels of the upright photo.
 
     name: its path, "" where there is none. image_id: the image of the collection that has its
-    content, None where there is none. frame: its pixels, None where they were not needed. stale:
-    there is another photo at its path by now.
+    content, None where there is none. frame: its pixels, None where they were not needed. data: its
+    file's bytes, where these were given. stale: there is another photo at its path by now.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Seen:
     entities: Entities
     image_id: int | None = None
     frame: Frame | None = None
+    data: bytes | None = None
     stale: bool = False
 
 

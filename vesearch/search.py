@@ -87,21 +87,21 @@ class Searcher:
 
     def _see(self, photo: Photo, snapshot: Snapshot | None, clock: _Clock) -> Seen:
         """Return a photo's entities: as the store has them, or else found now."""
-        name = str(photo) if isinstance(photo, Path) else ""
+        name, data = ("", photo) if isinstance(photo, bytes) else (str(photo), None)
         image_id = None if snapshot is None else self._image_of(photo, snapshot)
         if snapshot is not None and image_id is not None:
             up_to_date = snapshot.is_up_to_date(EntityRows.KIND, image_id)
             entities = snapshot.entities_of(image_id) if up_to_date else None
             if entities is not None:
                 height, width = entities.size_hw
-                return Seen(name, width, height, entities, image_id)
+                return Seen(name, width, height, entities, image_id, data=data)
         with clock.takes("decode"):
             frame = self._decoded(photo)
         if snapshot is not None:
             self.job.open_for_reading()  # the models must be those that the store was made with
         with clock.takes("detect"), self._models:
             entities = find_entities(self.job.detector, [frame])[0]
-        return Seen(name, frame.width, frame.height, entities, image_id, frame)
+        return Seen(name, frame.width, frame.height, entities, image_id, frame, data)
 
     def _image_of(self, photo: Photo, snapshot: Snapshot) -> int | None:
         """Return which image of the collection a photo is: by path, size and time, or content."""
@@ -126,7 +126,8 @@ class Searcher:
             if stored is not None and stored[number - 1 : number].any():
                 return stored[number - 1 : number]
         self.job.open_for_reading()
-        frame = seen.frame or self._decoded(Path(seen.name))
+        photo = Path(seen.name) if seen.data is None else seen.data
+        frame = seen.frame or self._decoded(photo)
         box = seen.entities.boxes_xyxy[[number - 1]]
         with self._models:
             return embed_boxes(self.job.embedder, frame, box, self.job.config.crop)

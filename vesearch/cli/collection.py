@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from vesearch.cli.options import Common, with_options
+from vesearch.cli.options import JSON, Common, print_paths, with_options, with_paths
 
 
 @click.command()
 @click.argument("patterns", nargs=-1, required=True, metavar="PATH|GLOB…")
+@JSON
+@with_paths
 @with_options
-def remove(common: Common, patterns: tuple[str, ...]) -> None:
+def remove(
+    common: Common, patterns: tuple[str, ...], as_json: bool, paths: bool, null: bool
+) -> None:
     """Take photos out of the collection: files, folders, or globs (* ? [] and ** for folders).
 
     \b
@@ -22,31 +28,35 @@ def remove(common: Common, patterns: tuple[str, ...]) -> None:
     The files themselves are not touched: an ingest of their folder would find them again.
     """
     from vesearch.cli import report
-    from vesearch.job import Job
-    from vesearch.stages import forget
 
-    for path in forget.remove_named(Job(common.load()), patterns):
-        click.echo(report.shown(path))
+    removed = common.collection().remove(*patterns)
+    if as_json:
+        click.echo(json.dumps({"removed": removed}))
+    elif paths or null:
+        print_paths(removed, null=null)
+    else:
+        for path in removed:
+            click.echo(report.shown(path))
 
 
 @click.command()
+@JSON
 @with_options
-def compact(common: Common) -> None:
+def compact(common: Common, as_json: bool) -> None:
     """Reclaim the space of photos that were removed, replaced or lost.
 
     \b
     vesearch compact
     """
-    from vesearch.care import compact
     from vesearch.cli import report
-    from vesearch.job import Job
 
-    click.echo(report.compacted_text(compact.compact_store(Job(common.load()))))
+    done = common.collection().compact()
+    click.echo(json.dumps(asdict(done)) if as_json else report.compacted_text(done))
 
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Make anew what is wrong, and only that.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@JSON
 @with_options
 def verify(common: Common, repair: bool, as_json: bool) -> None:
     """Check every file of the collection, and say exactly what is wrong.
@@ -57,11 +67,10 @@ def verify(common: Common, repair: bool, as_json: bool) -> None:
 
     Exit code 1: something is wrong, or could not be repaired.
     """
-    from vesearch.care.repair import verify
     from vesearch.cli import report
-    from vesearch.job import Job
+    from vesearch.collection import Collection
 
-    result = verify(Job(common.load_for_repair()), repair=repair)
+    result = Collection.of(common.load_for_repair()).verify(repair=repair)
     click.echo(report.verified_json(result) if as_json else report.verified_text(result))
     if not result.ok:
         sys.exit(1)
@@ -76,16 +85,15 @@ def verify(common: Common, repair: bool, as_json: bool) -> None:
     metavar="coco|csv|npy|parquet",
     help="What to write; give it again for more.  [default: coco, csv]",
 )
+@JSON
 @with_options
-def export(common: Common, folder: Path, formats: tuple[str, ...]) -> None:
+def export(common: Common, folder: Path, formats: tuple[str, ...], as_json: bool) -> None:
     """Write the collection for other tools, into FOLDER.
 
     \b
     vesearch export exported/ --as coco --as csv --as npy --as parquet
     """
     from vesearch.cli import report
-    from vesearch.export import collection
-    from vesearch.job import Job
 
-    exported = collection.export(Job(common.load()), folder, formats or ("coco", "csv"))
-    click.echo(report.exported_text(exported))
+    exported = common.collection().export(folder, formats or ("coco", "csv"))
+    click.echo(report.exported_json(exported) if as_json else report.exported_text(exported))

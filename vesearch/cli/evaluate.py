@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vesearch.cli.options import SKIPPED, Common, with_options
+from vesearch.cli.options import JSON, SKIPPED, Common, with_options
 from vesearch.cli.tables import table
 from vesearch.system.printable import printable
 
@@ -33,7 +33,7 @@ def evaluate() -> None:
 @evaluate.command()
 @click.argument("annotations", type=click.Path(path_type=Path), metavar="ANNOTATIONS.json")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="IMAGES")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@JSON
 @with_options
 def masks(common: Common, annotations: Path, folder: Path, as_json: bool) -> None:
     """Compare the detector's masks with ANNOTATIONS (COCO's format) of the photos in IMAGES.
@@ -66,7 +66,7 @@ def masks(common: Common, annotations: Path, folder: Path, as_json: bool) -> Non
 
 @evaluate.command()
 @click.argument("labels", type=click.Path(path_type=Path), metavar="LABELS.csv")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@JSON
 @click.option("--out", type=click.Path(path_type=Path), metavar="X.png", help="Draw the worst.")
 @click.option("--force", is_flag=True, help="Draw over X.png even where vesearch did not draw it.")
 @with_options

@@ -11,15 +11,13 @@ from urllib.parse import urlsplit
 
 import click
 
-from vesearch.cli.options import VERBOSE
+from vesearch.cli.options import JSON, VERBOSE
 from vesearch.cli.tables import table
 from vesearch.errors import ConfigError
 
 if TYPE_CHECKING:  # imported on use: `vesearch --help` waits for nothing
     from vesearch.models.doctor import Finding
     from vesearch.models.pull import Listed
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 
 
 @click.group()
@@ -33,7 +31,7 @@ def models() -> None:
 
 
 @models.command("list")
-@_JSON
+@JSON
 @VERBOSE
 def list_(as_json: bool) -> None:
     """List the published models.
@@ -111,7 +109,7 @@ def convert(checkpoint: Path, out: Path, normalise: str | None, force: bool) -> 
 
 
 @models.command()
-@_JSON
+@JSON
 @VERBOSE
 def doctor(as_json: bool) -> None:
     """Try what works on this machine.

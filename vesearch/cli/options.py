@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vesearch.config import Config, RunSettings
 from vesearch.errors import StoreDamagedError
+
+if TYPE_CHECKING:
+    from vesearch.collection import Collection
 
 SKIPPED = 3  # exit code: finished, but some images were skipped
 
@@ -31,6 +35,12 @@ class Common:
 
         given = {"run.store": self.store, "run.device": self.device, **flags}
         return configure(self.config, self.overrides, given)
+
+    def collection(self, **flags: Any) -> Collection:
+        """Return the collection that is meant."""
+        from vesearch.collection import Collection
+
+        return Collection.of(self.load(**flags))
 
     def load_for_repair(self) -> Config:
         """Build the settings, without the store's where these are damaged."""
@@ -64,6 +74,27 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _set_level(_ctx: click.Context, _option: click.Parameter, verbose: bool) -> None:
     logging.getLogger("vesearch").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+_PATHS = (
+    click.option("--paths", is_flag=True, help="Paths alone, one a line, byte for byte."),
+    click.option("-0", "--null", is_flag=True, help="The same, each ended by a NUL: for xargs -0."),
+)
+
+
+def with_paths(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that print paths for other programs."""
+    for option in reversed(_PATHS):
+        command = option(command)
+    return command
+
+
+def print_paths(paths: Iterable[str], *, null: bool) -> None:
+    """Print paths byte for byte: what is escaped for people names no file."""
+    end = b"\0" if null else b"\n"
+    for path in paths:
+        click.echo(os.fsencode(path) + end, nl=False)
 
 
 VERBOSE = click.option(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vesearch.cli.tables import table
+from vesearch.config import RunSettings
 from vesearch.system.printable import printable
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def query_json(answer: Answer) -> str:
     return json.dumps(
         {
             "query": {
-                "image": seen.name,
+                "image": seen.name or "-",
                 "width": seen.width,
                 "height": seen.height,
                 "stale": seen.stale,
@@ -57,7 +59,8 @@ def query_text(answer: Answer) -> str:
     seen = answer.seen
     count = len(seen.entities)
     noun = "entity" if count == 1 else "entities"
-    head = f"{shown(seen.name)}  {seen.width}x{seen.height}"
+    name = shown(seen.name) if seen.name else "-"
+    head = f"{name}  {seen.width}x{seen.height}"
     head += "  (changed since ingest)" if seen.stale else ""
     if answer.selected is None:
         return f"{head}  {count} {noun}\n{_entity_table(seen)}"
@@ -109,7 +112,50 @@ def summary_text(summary: Summary) -> str:
     only_built = built and not (summary.images or summary.unchanged or summary.skipped)
     counted = [] if only_built else [_counts_line(summary)]
     bad = [*_noted_lines(summary), *_skipped_lines(summary), *_passed_lines(summary.passed)]
-    return "\n".join([*counted, *bad, *built])
+    then = [f"next: vesearch build-index{_store_option(summary)}"] if summary.behind else []
+    return "\n".join([*counted, *bad, *built, *then])
+
+
+def _store_option(summary: Summary) -> str:
+    """Return how the next command finds the store, where it would look elsewhere."""
+    usual = os.environ.get("VESEARCH_STORE", RunSettings().store)
+    return "" if summary.store == usual else f" --store {shlex.quote(printable(summary.store))}"
+
+
+def summary_json(summary: Summary) -> str:
+    """Return what a run did as one line of JSON; docs/json.md documents it."""
+    from vesearch.stages.walking import unread_of
+
+    passed = summary.passed
+    counts = {
+        name: getattr(summary, name)
+        for name in ("images", "entities", "copies", "moved", "returned", "unchanged", "forgotten")
+    }
+    return json.dumps(
+        {
+            **counts,
+            "skipped": [asdict(file) for file in summary.skipped],
+            "noted": [{"path": file.path, "note": file.error} for file in summary.noted],
+            "left_out": passed.left_out,
+            "unread": [asdict(unread) for unread in unread_of(passed)],
+            "others": passed.others,
+            "fitted": summary.fitted,
+            "index": _built(summary),
+            "seconds": round(summary.seconds, 3),
+        }
+    )
+
+
+def _built(summary: Summary) -> dict[str, Any] | None:
+    """Return what became of the index; added and removed: entities, of an update."""
+    if summary.built is None or summary.index is None:
+        return None
+    shown = ("backend", "entities", "recall", *(("added", "removed") if _updated(summary) else ()))
+    return {"outcome": summary.built} | {key: summary.index[key] for key in shown}
+
+
+def _updated(summary: Summary) -> bool:
+    return summary.built == "updated"
 
 
 def _passed_lines(passed: Passed) -> list[str]:
@@ -155,6 +201,12 @@ def compacted_text(done: Compacted) -> str:
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
+
+
+def exported_json(done: Exported) -> str:
+    """Return what was exported as one line of JSON; docs/json.md documents it."""
+    counts = {"images": done.images, "entities": done.entities, "vectors": done.vectors}
+    return json.dumps({**counts, "files": [str(path) for path in done.files]})
 
 
 def exported_text(done: Exported) -> str:
@@ -248,7 +300,7 @@ def _built_lines(summary: Summary) -> list[str]:
 
 
 def _changes(summary: Summary) -> str:
-    if summary.built != "updated" or summary.index is None:
+    if not _updated(summary) or summary.index is None:
         return ""
     return f" ({summary.index['added']:,} added, {summary.index['removed']:,} removed)"
 

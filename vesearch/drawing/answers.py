@@ -49,6 +49,8 @@ def _asked(answer: Answer, decoders: Decoders) -> UInt8:
             f"run: vesearch ingest {shlex.quote(str(Path(seen.name).parent))}"
         )
     try:
+        if seen.data is not None:
+            return decoders.decode(seen.data).pixels
         return decoders.read(Path(seen.name)).pixels
     except ImageError as err:
         raise VesearchError(f"{seen.name}: {err}") from err

@@ -100,6 +100,14 @@ def update_index(job: Job) -> Outcome:
     return "built"
 
 
+def is_behind(job: Job) -> bool:
+    """Tell whether the store has changed since its index was made, or has none."""
+    try:
+        return builds.facts(job.store).get("generation") != job.store.generation()
+    except StoreError:
+        return True
+
+
 def _no_entities(job: Job) -> StoreMissingError:
     return StoreMissingError(
         f"store {job.store.path} has no entities to index; run: vesearch ingest FOLDER"

@@ -1,0 +1,205 @@
+"""The library's face: a collection of photos, and all that can be done with it."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vesearch.config import Config, Scalar
+from vesearch.job import Job, configure
+from vesearch.question import Answer, Example, Numbered, Photo, Question, Stored, Where
+
+if TYPE_CHECKING:  # what loads much is imported by what needs it
+    from PIL import Image
+
+    from vesearch.care.compact import Compacted
+    from vesearch.care.repair import Verified
+    from vesearch.care.status import Status
+    from vesearch.export.collection import Exported
+    from vesearch.pipeline import Summary
+    from vesearch.search import Searcher
+
+Name = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class DrawableAnswer(Answer):
+    """An answer that can be drawn; in a notebook it shows itself."""
+
+    job: Job
+
+    def picture(self) -> Image.Image:
+        """Return the photo with its numbered entities, or a sheet of the matches.
+
+        Raises VesearchError where the photo that was asked about changed, or cannot be read, and
+        ValueError for matches that were asked for without masks.
+        """
+        from vesearch.drawing.answers import draw_answer  # takes long to import
+
+        return draw_answer(self, self.job.decoders)
+
+    def save(self, path: Name, *, force: bool = False) -> None:
+        """Write the picture as PNG, JPEG or WebP, as the path's ending says.
+
+        Raises VesearchError for a path where a photo of the collection is or, without force,
+        anything that vesearch did not draw.
+        """
+        from vesearch.drawing import picture
+
+        asked, target = Path(self.seen.name), Path(path)
+        picture.check_targets([target], asked=[asked], store=self.job.store, force=force)
+        picture.save_picture(self.picture(), target)
+
+    def _repr_png_(self) -> bytes:
+        """Return the picture for a notebook (IPython's rich display)."""
+        buffer = io.BytesIO()
+        self.picture().save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+class Collection:
+    """Folders of photos that become searchable, kept in a store.
+
+    It can be held open: what other processes write to the store is seen by the next question.
+    Questions may be asked from several threads.
+    """
+
+    def __init__(
+        self,
+        store: Name | None = None,
+        *,
+        config: Name | None = None,
+        settings: Mapping[str, Scalar] | None = None,
+        device: str | None = None,
+    ) -> None:
+        """Name a collection; nothing is read or made yet but settings.
+
+        store: its folder, made by the first ingest (default: ./vesearch-store). config: a YAML file
+        of settings; settings: {"section.key": value}, which count before it; device: auto, cpu or
+        cuda[:i]. What is not given is as the store was made with, or else the default.
+
+        Raises ConfigError.
+        """
+        flags = {"run.store": None if store is None else os.fspath(store), "run.device": device}
+        path = None if config is None else Path(config)
+        self.config = configure(path, (), {**(settings or {}), **flags})
+
+    @classmethod
+    def of(cls, config: Config) -> Collection:
+        """Return the collection that a whole of settings names."""
+        made = cls.__new__(cls)
+        made.config = config
+        return made
+
+    def ingest(
+        self, *folders: Name, sync: bool = False, force: bool = False, index: bool = False
+    ) -> Summary:
+        """Add what is new or changed below folders; continue where an interrupted run stopped.
+
+        sync: also forget files that vanished from the folders; force: even when most of them did.
+        index: then build the index.
+        Raises VesearchError for a folder without photos, a locked store, or one of other settings.
+        """
+        from vesearch import pipeline
+
+        how: pipeline.Sync = "no" if not sync else "forced" if force else "careful"
+        named = [Path(folder) for folder in folders]
+        return pipeline.ingest(self.config, named, sync=how, index=index)
+
+    def build_index(self, *, refit: bool = False) -> Summary:
+        """Make the collection searchable; refit: fit the projection anew. Raises VesearchError."""
+        from vesearch import pipeline
+
+        return pipeline.run_stages(self.config, ("fit-pca", "build-ngt"), (), refit=refit)
+
+    def query(
+        self,
+        image: Name | bytes | None = None,
+        *,
+        entity: int | None = None,
+        entity_id: int | None = None,
+        top: int | None = None,
+        all_entities: bool = False,
+        include_self: bool = False,
+        masks: bool = True,
+    ) -> DrawableAnswer:
+        """Return an image's entities and, where one is chosen, what is most similar to it.
+
+        image: a file, or the bytes of one. entity: the number of one of its entities, from 1.
+        entity_id: an entity of the collection, in place of an image. top: how many matches
+        (default: query.top). all_entities: more than one match per photo. include_self: also those
+        in the image itself and its copies. masks: False where no picture of them will be wanted.
+
+        Boxes and peaks are in pixels of the upright photo; a similarity is a cosine, -1 to 1.
+        Raises VesearchError for an image that cannot be read and an entity that is not there.
+        """
+        asked: Example | Photo
+        if entity_id is not None and image is None and entity is None:
+            asked = Stored(entity_id)
+        elif image is not None and entity_id is None:
+            photo = image if isinstance(image, bytes) else Path(image)
+            asked = photo if entity is None else Numbered(photo, entity)
+        else:
+            raise TypeError("query takes an image, maybe with an entity, or an entity_id alone")
+        if isinstance(asked, Numbered | Stored):
+            where = Where(per_image=not all_entities, include_self=include_self)
+            top = self.config.query.top if top is None else top
+            answer = self._searcher.answer(Question((asked,), (), where, top, masks))
+        else:
+            answer = self._searcher.look(asked)
+        parts = {field.name: getattr(answer, field.name) for field in fields(Answer)}
+        return DrawableAnswer(**parts, job=self._searcher.job)
+
+    def photos_in(self, folder: Name) -> list[Path]:
+        """Return the photos below a folder that an ingest of it would take, sorted by folder.
+
+        Raises VesearchError for a folder without photos.
+        """
+        from vesearch.stages.walking import find_files
+        from vesearch.store.catalog import Catalog
+
+        job = Job(self.config)
+        catalog = Catalog.of(job.store) if job.store.exists() else Catalog.empty()
+        found = find_files([Path(folder)], catalog, self.config.scan)
+        return [Path(os.fsdecode(path)) for path in found.seen]
+
+    def status(self) -> Status:
+        """Return what the collection holds, how far it is, and what was skipped."""
+        from vesearch.care.status import status_of
+
+        return status_of(Job(self.config))
+
+    def remove(self, *patterns: Name) -> list[str]:
+        """Take photos out: files, folders or globs; return their paths. The files stay."""
+        from vesearch.stages.forget import remove_named
+
+        return remove_named(Job(self.config), [os.fspath(pattern) for pattern in patterns])
+
+    def compact(self) -> Compacted:
+        """Reclaim the space of photos that were removed, replaced or lost."""
+        from vesearch.care.compact import compact_store
+
+        return compact_store(Job(self.config))
+
+    def verify(self, *, repair: bool = False) -> Verified:
+        """Check every file of the store; repair: make anew what is wrong, and only that."""
+        from vesearch.care.repair import verify
+
+        return verify(Job(self.config), repair=repair)
+
+    def export(self, folder: Name, formats: Sequence[str] = ("coco", "csv")) -> Exported:
+        """Write the entities for other tools, as coco, csv, npy or parquet, into a folder."""
+        from vesearch.export.collection import export
+
+        return export(Job(self.config), Path(folder), tuple(formats))
+
+    @cached_property
+    def _searcher(self) -> Searcher:
+        from vesearch.search import Searcher
+
+        return Searcher(self.config)
