@@ -228,7 +228,16 @@ def _describe_new(
     job: Job, catalog: Catalog, found: Found, summary: Summary, executor: Executor
 ) -> None:
     """Let the new contents be described, and commit shard after shard in the order of the files."""
-    progress = bar("ingest", total=len(found.candidates), unit="img")
+    total = len(found.candidates)
+    progress = bar("ingest", total=total, unit="img", waits_for="loading models")
+    done = 0
+
+    def on_done(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.update(count)
+        job.store.tell(done, total)
+
     plans: deque[tuple[list[Hashed], tuple[Content, ...]]] = deque()
     under_way: set[str] = set()
 
@@ -237,11 +246,11 @@ def _describe_new(
             new = contents.new_contents(files, catalog, under_way)
             under_way.update(content.digest for content in new)
             plans.append((files, new))
-            progress.update(len(files) - len(new))  # copies, and what cannot be read: done with
+            on_done(len(files) - len(new))  # copies, and what cannot be read: done with
             yield new
 
     with progress:
-        for tables in executor.map(Work(job, progress.update), tasks()):
+        for tables in executor.map(Work(job, on_done), tasks()):
             files, new = plans.popleft()
             under_way.difference_update(content.digest for content in new)
             shard_log = log.ShardLog(log.next_shard(job.store), catalog)

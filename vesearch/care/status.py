@@ -10,6 +10,7 @@ from vesearch.job import Job
 from vesearch.stages.walking import Unread, unread_of
 from vesearch.store import builds, projections, walks
 from vesearch.store.catalog import Catalog
+from vesearch.store.lock import Writer
 
 _INTERNAL = ("format", "made_with", "made_of", "generation", "added", "removed", "unsampled")
 _UPSTREAM = {"entities": "images", "crops": "entities", "embeddings": "crops"}
@@ -20,6 +21,7 @@ class Status:
     """The state of a store.
 
     images: live images, copies counted once; entities: those of live images.
+    writer: the process that writes to the store now, if one does, and how far it is.
     skipped: {"path", "status", "error"} of files that are no usable images.
     noted: {"path", "note"} of images of which something could not be read.
     left_out: how many photos and videos each rule left out when their folders were last walked.
@@ -32,6 +34,7 @@ class Status:
     images: int
     paths: int
     entities: int
+    writer: Writer | None
     skipped: list[dict[str, str | None]]
     noted: list[dict[str, str | None]]
     left_out: dict[str, int]
@@ -58,6 +61,7 @@ def status_of(job: Job) -> Status:
         images=images,
         paths=paths,
         entities=entities,
+        writer=job.store.writer(),
         skipped=skipped,
         noted=[{"path": path, "note": place.error} for path, place in catalog.noted()],
         left_out=dict(passed.left_out),

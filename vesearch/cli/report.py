@@ -83,6 +83,10 @@ def status_text(status: Status) -> str:
         ("images", f"{status.images:,}" + (f" (at {status.paths:,} paths)" if copies else "")),
         ("entities", f"{status.entities:,}"),
     ]
+    if status.writer is not None:
+        by = f"by process {status.writer.pid}"
+        of = f"{status.writer.done:,} of {status.writer.total:,} images done"
+        facts.append(("written", f"{by}: {of}" if status.writer.total else by))
     for kind, shards in status.stages.items():
         if shards["done"] < shards["shards"]:
             facts.append((kind, f"{shards['done']} of {shards['shards']} shards done; run ingest"))

@@ -210,7 +210,9 @@ class _Collector:
 
     def collect(self) -> None:
         """Go through the photos; those that cannot be read are skipped."""
-        with bar("evaluate", total=len(self._rows), unit="img") as progress:
+        with bar(
+            "evaluate", total=len(self._rows), unit="img", waits_for="loading models"
+        ) as progress:
             for batch in batched(self._rows, self._job.batch_size("detect")):
                 frames: list[tuple[Path, Frame]] = []
                 for path in batch:

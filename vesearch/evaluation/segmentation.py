@@ -63,7 +63,7 @@ def evaluate(config: Config, annotations: Path, folder: Path) -> Segmentation:
     entries, skipped = content["images"], []
     found: dict[int, Entities] = {}
     seconds = 0.0
-    with bar("detect", total=len(entries), unit="img") as progress:
+    with bar("detect", total=len(entries), unit="img", waits_for="loading models") as progress:
         for batch in batched(entries, job.batch_size("detect")):
             frames = []
             for entry in batch:

@@ -18,7 +18,7 @@ def detect_pending(job: Job) -> int:
     """Fill the missing entities tables; return how many images were done."""
     done, pending, rereader = 0, job.pending("entities", "images"), Rereader(job)
     total = sum(count_images(job.store, shard) for shard in pending)
-    with bar("detect", total=total, unit="img") as progress:
+    with bar("detect", total=total, unit="img", waits_for="loading models") as progress:
         for shard in pending:
             detected: list[Detected] = []
             lost: list[Reread] = []

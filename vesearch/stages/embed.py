@@ -17,7 +17,7 @@ def embed_pending(job: Job) -> int:
     """Fill the missing embeddings tables; return how many entities were done."""
     done, pending = 0, job.pending("embeddings", "crops")
     total = sum(count_entities(job.store, shard) for shard in pending)
-    with bar("embed", total=total, unit="ent") as progress:
+    with bar("embed", total=total, unit="ent", waits_for="loading models") as progress:
         for shard in pending:
             jpegs = job.store.read(CropRows, shard).jpegs
             parts = [np.zeros((0, job.embedder.dim), np.float16)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -16,11 +15,11 @@ from typing import Any, TypeVar
 from vesearch.errors import (
     StoreDamagedError,
     StoreError,
-    StoreLockedError,
     StoreMismatchError,
     StoreMissingError,
 )
 from vesearch.store import sealed
+from vesearch.store.lock import Lock, Writer
 from vesearch.store.rows import Rows
 from vesearch.store.sealed import REPAIR, Tail
 from vesearch.system.files import TEMP_PREFIX, read_json, remove, write_json
@@ -43,6 +42,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.held: dict[str, object] | None = None
+        self._lock = Lock(path / "lock")
         self._changes: list[int] = []  # the generation to come, while tables are being changed
 
     # --- life ---------------------------------------------------------------------------------
@@ -99,27 +99,21 @@ class Store:
     def lock(self) -> Iterator[None]:
         """Hold the store's write lock. Raises StoreLockedError naming the holder's process id."""
         self._refuse_foreign()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as err:
-            raise StoreError(f"cannot write to store {self.path}: {err.strerror}") from err
-        try:
+        with self._lock.held():
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as err:
-                holder = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
-                raise StoreLockedError(
-                    f"store {self.path} is being written by process {holder}; wait for it to end"
-                ) from err
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, str(os.getpid()).encode(), 0)
-            self._sweep()
-            self.held = {}
-            yield
-        finally:
-            self.held = None
-            os.close(handle)  # the lock goes with the handle, also when the process dies
+                self._sweep()
+                self.held = {}
+                yield
+            finally:
+                self.held = None
+
+    def tell(self, done: int, total: int) -> None:
+        """Note for others how far the work is that the lock is held for."""
+        self._lock.tell(done, total)
+
+    def writer(self) -> Writer | None:
+        """Return who holds the lock, None where nobody does."""
+        return self._lock.writer()
 
     def _refuse_foreign(self) -> None:
         """Raise StoreError for a folder with someone else's files: nothing is swept there."""

@@ -178,7 +178,6 @@ def _copy(response: Response, part: IO[bytes]) -> bool:
     part.seek(0)
     part.truncate()
     with suppress(HTTPError), bar("download", total=size or 0, unit="B") as shown:
-        shown.unit_scale = True
         # not iter_content: it would unpack what a server sends packed all the same
         for block in response.raw.stream(_BLOCK, decode_content=False):
             part.write(block)
