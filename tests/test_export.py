@@ -34,7 +34,7 @@ from vesearch.job import Job
 from vesearch.pipeline import run_stages
 from vesearch.store import builds, projections
 from vesearch.store.catalog import Catalog
-from vesearch.store.rows import RANKS, STRIDE, EntityRows, ImageRows, VectorRows
+from vesearch.store.rows import RANKS, STRIDE, EmbeddingRows, EntityRows, ImageRows, VectorRows
 from vesearch.store.shards import Store
 
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -137,24 +137,32 @@ def projected(known: Job) -> Job:
     return known
 
 
+def about(number: int, path: str, width: int, height: int) -> dict[str, Any]:
+    return {"id": number, "file_name": path, "width": width, "height": height}
+
+
 def test_coco_of_a_known_collection(known: Job, tmp_path: Path) -> None:
     done = export(known, tmp_path / "out", ["coco"])
-    assert done == Exported(3, 3, 0, (tmp_path / "out" / "entities.json",))
+    assert done == Exported(3, 3, 0, 0, (tmp_path / "out" / "entities.json",))
     found = read_coco(tmp_path / "out")
     copies = ["/p/a.jpg", "/q/é.jpg", os.fsdecode(b"/q/\xfe.jpg")]
     assert found["images"] == [
-        {"id": 0, "file_name": "/p/a.jpg", "width": 8, "height": 6, "paths": copies},
-        {"id": 2, "file_name": "/p/empty.jpg", "width": 9, "height": 7},
-        {"id": 3, "file_name": TEXT, "width": 5, "height": 5},
+        {**about(1, "/p/a.jpg", 8, 6), "image_id": 0, "paths": copies},
+        {**about(2, "/p/empty.jpg", 9, 7), "image_id": 2},
+        {**about(3, TEXT, 5, 5), "image_id": 3},
     ]
     assert found["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "entity"}]
-    assert [a["id"] for a in found["annotations"]] == [0, 1, 3 * RANKS]
+    annotations = found["annotations"]
+    assert [a["id"] for a in annotations] == [1, 2, 3]  # COCO's tools take 0 for none
+    assert [a["entity_id"] for a in annotations] == [0, 1, 3 * RANKS]
+    assert [a["image_id"] for a in annotations] == [1, 1, 3]
     first = found["annotations"][0]
     # by hand: columns 2 to 5 of 8, in each 2 pixels off and 4 on, down the columns of 6
     runs = masks.from_coco({"size": [6, 8], "counts": [14, 4, 2, 4, 2, 4, 2, 4, 12]}, (6, 8))
     assert first == {
-        "id": 0,
-        "image_id": 0,
+        "id": 1,
+        "image_id": 1,
+        "entity_id": 0,
         "category_id": 1,
         "bbox": [2, 2, 4, 4],
         "area": 16,
@@ -277,7 +285,8 @@ def test_all_files_agree_with_each_other(out: Path) -> None:
     annotations = read_coco(out)["annotations"]
     vectors, ids = np.load(out / "vectors.npy"), np.load(out / "vectors_ids.npy")
     assert len(rows) == len(table) == len(annotations) == len(vectors)
-    assert ids.tolist() == [row["entity_id"] for row in table] == [a["id"] for a in annotations]
+    assert ids.tolist() == [row["entity_id"] for row in table]
+    assert ids.tolist() == [a["entity_id"] for a in annotations]
     assert np.array_equal(vectors, np.array([row["vector"] for row in table], np.float32))
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     for row, other, annotation in zip(rows, table, annotations, strict=True):
@@ -292,6 +301,44 @@ def test_all_files_agree_with_each_other(out: Path) -> None:
         assert row["is_stuff"] == str(other["is_stuff"]).lower()
         assert annotation["bbox"][:2] == [float(row["x0"]), float(row["y0"])]
         assert annotation["area"] == float(row["area"])
+
+
+def test_raw_embeddings_are_those_of_the_store(photos: Job, tmp_path: Path) -> None:
+    done = export(photos, tmp_path, ["npy", "parquet"], raw=True)
+    assert done.embeddings == done.vectors == done.entities
+    names = {"embeddings.npy", "embeddings_ids.npy", "vectors.npy", "vectors_ids.npy"}
+    assert {path.name for path in done.files} == names | {"entities.parquet"}
+    raw, ids = np.load(tmp_path / "embeddings.npy"), np.load(tmp_path / "embeddings_ids.npy")
+    shards = photos.store.shards("embeddings")
+    stored = [photos.store.read(EmbeddingRows, shard).embeddings for shard in shards]
+    assert np.array_equal(raw, np.concatenate([rows for rows in stored if rows.size]))
+    assert np.array_equal(ids, np.load(tmp_path / "vectors_ids.npy"))
+    table = parquet.read_table(tmp_path / "entities.parquet").to_pylist()
+    assert np.array_equal(raw, np.array([row["embedding"] for row in table], np.float32))
+    projected = projections.load(photos.store).project(raw)
+    assert np.allclose(projected, np.load(tmp_path / "vectors.npy"), atol=1e-3)
+
+
+def test_raw_embeddings_go_with_arrays(photos: Job, tmp_path: Path) -> None:
+    with pytest.raises(VesearchError, match="go with the formats npy and parquet"):
+        export(photos, tmp_path, ["csv"], raw=True)
+    (tmp_path / "embeddings.npy").touch()
+    with pytest.raises(VesearchError, match=r"embeddings\.npy is there already"):
+        export(photos, tmp_path, ["npy"], raw=True)
+    export(photos, tmp_path, ["npy"])
+
+
+def test_raw_embeddings_of_none_are_an_error(known: Job, tmp_path: Path) -> None:
+    with pytest.raises(StoreMissingError, match="has no embeddings"):
+        export(known, tmp_path, ["parquet"], raw=True)
+
+
+def test_paths_are_told_from_a_root(known: Job, tmp_path: Path) -> None:
+    export(known, tmp_path, ["coco", "csv"], relative_to=Path("/p/"))
+    found = read_coco(tmp_path)["images"]
+    assert found[0]["paths"] == ["a.jpg", "/q/é.jpg", os.fsdecode(b"/q/\xfe.jpg")]
+    assert [image["file_name"] for image in found[:2]] == ["a.jpg", "empty.jpg"]
+    assert read_csv(tmp_path)[0]["path"] == "a.jpg"
 
 
 def test_the_files_agree_with_the_store_and_the_index(photos: Job, out: Path) -> None:
@@ -330,7 +377,7 @@ def test_what_is_removed_is_in_no_file(projected: Job, tmp_path: Path) -> None:
     done = export(projected, tmp_path / "two", FORMATS)
     assert (done.images, done.entities, done.vectors) == (1, 0, 0)
     assert read_csv(tmp_path / "two") == []
-    assert [image["id"] for image in read_coco(tmp_path / "two")["images"]] == [2]
+    assert [image["image_id"] for image in read_coco(tmp_path / "two")["images"]] == [2]
     assert read_coco(tmp_path / "two")["annotations"] == []
     assert np.load(tmp_path / "two" / "vectors.npy").shape == (0, 2)
     assert parquet.read_table(tmp_path / "two" / "entities.parquet").num_rows == 0
@@ -370,7 +417,7 @@ def test_an_image_that_could_not_be_read_again_is_left_out(known: Job, tmp_path:
     changed = {n: getattr(rows, n) for n in rows.__slots__} | {"image_errors": errors}
     known.store.write(0, EntityRows(**changed), known.fingerprints["entities"])
     export(known, tmp_path, ["coco"])
-    assert [image["id"] for image in read_coco(tmp_path)["images"]] == [0, 3]
+    assert [image["image_id"] for image in read_coco(tmp_path)["images"]] == [0, 3]
 
 
 def test_npy_needs_vectors_and_parquet_does_not(known: Job, tmp_path: Path) -> None:

@@ -192,11 +192,23 @@ class Collection:
 
         return verify(Job(self.config), repair=repair)
 
-    def export(self, folder: Name, formats: Sequence[str] = ("coco", "csv")) -> Exported:
-        """Write the entities for other tools, as coco, csv, npy or parquet, into a folder."""
+    def export(
+        self,
+        folder: Name,
+        formats: Sequence[str] = ("coco", "csv"),
+        *,
+        raw: bool = False,
+        relative_to: Name | None = None,
+    ) -> Exported:
+        """Write the entities for other tools, as coco, csv, npy or parquet, into a folder.
+
+        raw: the embedder's output too, in npy and parquet. relative_to: a folder that the paths
+        below it are told from. Raises VesearchError where a file is there already.
+        """
         from vesearch.export.collection import export
 
-        return export(Job(self.config), Path(folder), tuple(formats))
+        root = None if relative_to is None else Path(relative_to)
+        return export(Job(self.config), Path(folder), tuple(formats), raw=raw, relative_to=root)
 
     @cached_property
     def _searcher(self) -> Searcher:

@@ -1,14 +1,22 @@
-"""Explicit, lazy registries: a name, where its class lives, and one line of description."""
+"""Explicit, lazy registries: a name, where its class lives, and one line of description.
+
+Installed packages add to them by entry points (docs/extending.md).
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import inspect
+import logging
 from collections.abc import Iterable, Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from vesearch.errors import ConfigError, UnknownNameError
+
+logger = logging.getLogger(__name__)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -22,10 +30,14 @@ _ANY = ":<name>"  # ends the name of an entry that stands for a whole family
 
 
 class Registry:
-    """Named classes of one kind, imported only when one is created."""
+    """Named classes of one kind, imported only when one is created.
 
-    def __init__(self, kind: str) -> None:
+    group: of the entry points by which other packages add to it; None: they do not.
+    """
+
+    def __init__(self, kind: str, *, group: str | None = None) -> None:
         self.kind = kind
+        self._group = group
         self._entries: dict[str, tuple[str, str]] = {}
 
     def add(self, name: str, target: str, description: str) -> None:
@@ -35,17 +47,31 @@ class Registry:
         self._entries[name] = (target, description)
 
     def names(self) -> tuple[str, ...]:
-        """Return the names in the order they were added."""
-        return tuple(self._entries)
+        """Return the names, ours in the order they were added, then those of other packages."""
+        return (*self._entries, *self._others)
 
     def describe(self) -> dict[str, str]:
         """Return each name's line of description."""
-        return {name: description for name, (_, description) in self._entries.items()}
+        ours = {name: description for name, (_, description) in self._entries.items()}
+        return ours | {name: _origin(point) for name, point in self._others.items()}
 
     def load(self, name: str) -> Any:
-        """Import and return the class called name. Raises UnknownNameError."""
-        module, _, attribute = self._entries[self._entry(name)][0].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        """Import and return the class called name.
+
+        Raises UnknownNameError, or ConfigError where another package's cannot be imported.
+        """
+        entry = self._entry(name)
+        if entry in self._entries:
+            module, _, attribute = self._entries[entry][0].partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        point = self._others[entry]
+        try:
+            return point.load()
+        except Exception as err:  # what another package raises when it is imported is its own
+            raise ConfigError(
+                f"{self.kind} {name!r}, {_origin(point)}, cannot be imported: "
+                f"{type(err).__name__}: {err}"
+            ) from err
 
     def create(self, name: str, *, offered: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Return a new instance of the class called name.
@@ -64,9 +90,32 @@ class Registry:
         taken = {key: value for key, value in (offered or {}).items() if key in known}
         return found(**taken, **options)
 
+    @cached_property
+    def _others(self) -> dict[str, EntryPoint]:
+        """The entry points of other packages; a name of ours stays ours."""
+        found: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self._group) if self._group else ():
+            if point.name in self._entries or point.name in found:
+                logger.warning(
+                    "%s %r, %s, is not used: the name is taken",
+                    self.kind,
+                    point.name,
+                    _origin(point),
+                )
+            else:
+                found[point.name] = point
+        return found
+
     def _entry(self, name: str) -> str:
         family, _, model = name.partition(":")
-        for entry in (name, f"{family}{_ANY}" if model else None):
-            if entry in self._entries:
-                return entry
-        raise UnknownNameError(f"no {self.kind} {name!r}{did_you_mean(name, self._entries)}")
+        wanted = [name, f"{family}{_ANY}"] if model else [name]
+        for known in (self._entries, self._others):  # others are looked for where ours do not do
+            for entry in wanted:
+                if entry in known:
+                    return entry
+        raise UnknownNameError(f"no {self.kind} {name!r}{did_you_mean(name, self.names())}")
+
+
+def _origin(point: EntryPoint) -> str:
+    package = point.dist
+    return "of another package" if package is None else f"of {package.name} {package.version}"

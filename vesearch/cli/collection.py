@@ -85,9 +85,23 @@ def verify(common: Common, repair: bool, as_json: bool) -> None:
     metavar="coco|csv|npy|parquet",
     help="What to write; give it again for more.  [default: coco, csv]",
 )
+@click.option("--raw", is_flag=True, help="The embedder's output too, in npy and parquet.")
+@click.option(
+    "--relative-to",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Tell the paths below this folder from there.",
+)
 @JSON
 @with_options
-def export(common: Common, folder: Path, formats: tuple[str, ...], as_json: bool) -> None:
+def export(
+    common: Common,
+    folder: Path,
+    formats: tuple[str, ...],
+    raw: bool,
+    relative_to: Path | None,
+    as_json: bool,
+) -> None:
     """Write the collection for other tools, into FOLDER.
 
     \b
@@ -95,5 +109,6 @@ def export(common: Common, folder: Path, formats: tuple[str, ...], as_json: bool
     """
     from vesearch.cli import report
 
-    exported = common.collection().export(folder, formats or ("coco", "csv"))
+    names = formats or ("coco", "csv")
+    exported = common.collection().export(folder, names, raw=raw, relative_to=relative_to)
     click.echo(report.exported_json(exported) if as_json else report.exported_text(exported))

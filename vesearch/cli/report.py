@@ -209,14 +209,14 @@ def _megabytes(count: int) -> str:
 
 def exported_json(done: Exported) -> str:
     """Return what was exported as one line of JSON; docs/json.md documents it."""
-    counts = {"images": done.images, "entities": done.entities, "vectors": done.vectors}
-    return json.dumps({**counts, "files": [str(path) for path in done.files]})
+    return json.dumps({**asdict(done), "files": [str(path) for path in done.files]})
 
 
 def exported_text(done: Exported) -> str:
     """Return what was exported, and where to."""
     counts = f"{done.images:,} images, {done.entities:,} entities"
     counts += f", {done.vectors:,} vectors" if done.vectors else ""
+    counts += f", {done.embeddings:,} raw embeddings" if done.embeddings else ""
     return "\n".join([counts, *(f"  {shown(str(path))}" for path in done.files)])
 
 

@@ -23,7 +23,7 @@ class Detector(Protocol):
         """Return the ranked entities of each (h, w, 3) uint8 RGB image."""
 
 
-DETECTORS = Registry("detector")
+DETECTORS = Registry("detector", group="vesearch.detectors")
 DETECTORS.add(
     "builtin",
     "vesearch.detectors.segmenter:Segmenter",

@@ -30,7 +30,7 @@ class Embedder(Protocol):
         """Return the (n, dim) embeddings, not normalised, of (n, s, s, 3) uint8 RGB crops."""
 
 
-EMBEDDERS = Registry("embedder")
+EMBEDDERS = Registry("embedder", group="vesearch.embedders")
 EMBEDDERS.add(
     "builtin",
     "vesearch.embedders.builtin:Lite0",

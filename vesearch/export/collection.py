@@ -13,14 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from vesearch.errors import StoreDamagedError, StoreMissingError, UnknownNameError, VesearchError
-from vesearch.export.formats import WRITERS, Batch, check_installed
+from vesearch.errors import (
+    ArgumentError,
+    StoreDamagedError,
+    StoreMissingError,
+    UnknownNameError,
+    VesearchError,
+)
+from vesearch.export.formats import WRITERS, Batch, Dims, check_installed
 from vesearch.job import Job
 from vesearch.records import Bool, Float32
 from vesearch.registry import did_you_mean
 from vesearch.store import projections
 from vesearch.store.catalog import Catalog
-from vesearch.store.rows import PER_IMAGE, EntityRows, VectorRows
+from vesearch.store.rows import PER_IMAGE, EmbeddingRows, EntityRows, VectorRows
 from vesearch.store.shards import Store
 from vesearch.system.files import atomic, sync
 from vesearch.system.progress import bar
@@ -34,6 +40,7 @@ _FILES = {
     "npy": ("vectors.npy", "vectors_ids.npy"),
     "parquet": ("entities.parquet",),
 }
+_RAW_FILES = ("embeddings.npy", "embeddings_ids.npy")  # of npy, with raw embeddings
 _WITH_VECTORS = {"npy", "parquet"}
 
 
@@ -41,36 +48,54 @@ _WITH_VECTORS = {"npy", "parquet"}
 class Exported:
     """What was written.
 
-    images: those that were split into entities; vectors: 0 where no format has them.
+    images: those that were split into entities; vectors, embeddings: 0 where no format has them.
     """
 
     images: int
     entities: int
     vectors: int
+    embeddings: int
     files: tuple[Path, ...]
 
 
-def export(job: Job, folder: Path, formats: Sequence[str]) -> Exported:
+def export(
+    job: Job,
+    folder: Path,
+    formats: Sequence[str],
+    *,
+    raw: bool = False,
+    relative_to: Path | None = None,
+) -> Exported:
     """Write what is live in a store to files in folder, in each of the formats.
+
+    raw: the embedder's output too, where a format has vectors. relative_to: a folder that the paths
+    below it are told from; others stay whole.
 
     It holds one shard at a time. Raises VesearchError where a file is there already or the disk
     refuses, and then leaves no part of a file; StoreMissingError for npy without vectors.
     """
     files = _files_of(formats, folder)
+    if raw and not _WITH_VECTORS & files.keys():
+        raise ArgumentError("raw embeddings go with the formats npy and parquet")
+    if raw and "npy" in files:
+        files["npy"] += _free(folder / name for name in _RAW_FILES)
     if "parquet" in files:
         check_installed()
     job.open_without_models()
     if folder.resolve().is_relative_to(job.store.path.resolve()):
         raise VesearchError(f"{folder} is inside the store; export to another folder")
     vectors = _Vectors.of(job, files.keys())
-    batches = _batches(job.store, Catalog.of(job.store).paths_by_image(), vectors)
+    embeddings = _Embeddings.of(job) if raw else None
+    paths = _told(Catalog.of(job.store).paths_by_image(), relative_to)
+    batches = _batches(job.store, paths, vectors, embeddings)
+    dims = Dims(vectors.dim, None if embeddings is None else embeddings.dim)
     try:
-        images, entities, there = _write(files, batches, vectors.dim)
+        counts = _write(files, batches, dims)
     except OSError as err:
         raise VesearchError(f"cannot write to {folder}: {err.strerror or err}") from err
     if vectors.behind:
         log.warning("%d entities have no vector yet; run: vesearch build-index", vectors.behind)
-    return Exported(images, entities, there, tuple(chain(*files.values())))
+    return Exported(*counts, tuple(chain(*files.values())))
 
 
 def _files_of(formats: Sequence[str], folder: Path) -> dict[str, list[Path]]:
@@ -81,36 +106,60 @@ def _files_of(formats: Sequence[str], folder: Path) -> dict[str, list[Path]]:
         if name not in FORMATS:
             raise UnknownNameError(f"no format {name!r}{did_you_mean(name, FORMATS)}")
     files = {name: [folder / file for file in _FILES[name]] for name in FORMATS if name in formats}
-    for path in chain(*files.values()):
+    return {name: _free(paths) for name, paths in files.items()}
+
+
+def _free(paths: Iterable[Path]) -> list[Path]:
+    """Return paths where nothing is. Raises VesearchError for any other."""
+    free = []
+    for path in paths:
         if os.path.lexists(path):
             raise VesearchError(f"{path} is there already; delete it, or export to another folder")
-    return files
+        free.append(path)
+    return free
+
+
+def _told(paths: Mapping[int, list[str]], root: Path | None) -> Mapping[int, list[str]]:
+    """Return the paths of each image, those below a root from there."""
+    if root is None:
+        return paths
+    start = os.path.join(os.path.abspath(root), "")  # noqa: PTH118 (Path would drop the slash)
+    return {image: [path.removeprefix(start) for path in own] for image, own in paths.items()}
 
 
 def _write(
-    files: Mapping[str, list[Path]], batches: Iterable[Batch], dim: int
-) -> tuple[int, int, int]:
-    """Write all files, then give them their names; return how many images, entities, vectors."""
-    images = entities = vectors = 0
+    files: Mapping[str, list[Path]], batches: Iterable[Batch], dims: Dims
+) -> tuple[int, int, int, int]:
+    """Write all files, then give them their names.
+
+    Return how many images, entities, vectors and raw embeddings.
+    """
+    images = entities = vectors = embeddings = 0
     with ExitStack() as commits:
         temps = {
             name: [commits.enter_context(atomic(path)) for path in paths]
             for name, paths in files.items()
         }
         with ExitStack() as writers:
-            adds = [writers.enter_context(WRITERS[name](temps[name], dim)) for name in temps]
+            adds = [writers.enter_context(WRITERS[name](temps[name], dims)) for name in temps]
             for batch in batches:
                 for add in adds:
                     add(batch)
                 images += len(batch.paths)
                 entities += len(batch.rows.masks)
                 vectors += int(batch.vectors.any(axis=1).sum())
+                embeddings += int(batch.embeddings.any(axis=1).sum())
         for temp in chain(*temps.values()):
             sync(temp)  # what the disk refuses is known before the first file has its name
-    return images, entities, vectors
+    return images, entities, vectors, embeddings
 
 
-def _batches(store: Store, paths: Mapping[int, list[str]], vectors: _Vectors) -> Iterator[Batch]:
+def _batches(
+    store: Store,
+    paths: Mapping[int, list[str]],
+    vectors: _Vectors,
+    embeddings: _Embeddings | None,
+) -> Iterator[Batch]:
     """Read a store shard by shard; what is removed and compacted meanwhile is left out."""
     shards = store.shards("entities")
     with bar("export", total=len(shards), unit="shard") as progress:
@@ -128,7 +177,10 @@ def _batches(store: Store, paths: Mapping[int, list[str]], vectors: _Vectors) ->
             entities = live[rows.image_rows()]
             kept = _kept(rows, live, entities)
             own_paths = tuple(paths[i] for i in kept.image_ids.tolist())
-            yield Batch(kept, own_paths, vectors.read(shard, entities))
+            raw = np.zeros((len(kept.masks), 0), np.float32)
+            if embeddings is not None:
+                raw = embeddings.read(shard, entities)
+            yield Batch(kept, own_paths, vectors.read(shard, entities), raw)
             progress.update()
 
 
@@ -207,6 +259,37 @@ class _Vectors:
         if self.fingerprint is not None:
             self.behind += count
         return np.zeros((count, self.dim), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Embeddings:
+    """The embeddings tables, which are the embedder's output."""
+
+    store: Store
+    fingerprint: str
+    dim: int
+
+    @classmethod
+    def of(cls, job: Job) -> _Embeddings:
+        """Find the tables. Raises StoreMissingError where there is none with a row."""
+        fingerprint = job.recorded_fingerprints()["embeddings"]
+        for shard in job.store.shards("embeddings"):
+            with suppress(StoreMissingError):
+                rows = job.store.read(EmbeddingRows, shard).embeddings
+                if rows.shape[1]:
+                    return cls(job.store, fingerprint, rows.shape[1])
+        raise StoreMissingError(f"store {job.store.path} has no embeddings; run: vesearch ingest")
+
+    def read(self, shard: int, entities: Bool) -> Float32:
+        """Return the (n, dim) embeddings of some of a shard's entities; zeros: none."""
+        with suppress(StoreMissingError):  # not made yet, or not any more
+            if self.store.is_done("embeddings", shard, self.fingerprint):
+                rows = self.store.read(EmbeddingRows, shard).embeddings
+                if rows.shape != (len(entities), self.dim):
+                    path = self.store.shard_path("embeddings", shard)
+                    raise _misaligned(path, len(rows), len(entities))
+                return rows[entities].astype(np.float32)
+        return np.zeros((int(entities.sum()), self.dim), np.float32)
 
 
 def _misaligned(path: Path, rows: int, entities: int) -> StoreDamagedError:

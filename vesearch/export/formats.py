@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vesearch import __version__, masks
 from vesearch.errors import MissingPackageError
-from vesearch.records import Float32
+from vesearch.records import Float32, Int64
 from vesearch.store.rows import EntityRows
 
 # the columns of entities.csv and entities.parquet, with pyarrow's names of their types
@@ -48,17 +48,26 @@ class Batch:
     """The live images of one shard.
 
     rows: of these images only; paths: of each image, at least one.
-    vectors: (entities, dim), a zero row where there is none.
+    vectors, embeddings: (entities, dim), a zero row where there is none.
     """
 
     rows: EntityRows
     paths: tuple[list[str], ...]
     vectors: Float32
+    embeddings: Float32
+
+
+@dataclass(frozen=True, slots=True)
+class Dims:
+    """How long vectors and raw embeddings are; None: these are not wanted."""
+
+    vector: int
+    embedding: int | None = None
 
 
 Add = Callable[[Batch], None]
-# takes the files, which it closes at its end, and the vectors' dim
-Writer = Callable[[Sequence[Path], int], AbstractContextManager[Add]]
+# takes the files, which it closes at its end
+Writer = Callable[[Sequence[Path], Dims], AbstractContextManager[Add]]
 
 
 def check_installed() -> None:
@@ -91,7 +100,7 @@ def _columns(batch: Batch) -> dict[str, Any]:
 
 
 @contextmanager
-def _csv(files: Sequence[Path], dim: int) -> Iterator[Add]:
+def _csv(files: Sequence[Path], dims: Dims) -> Iterator[Add]:
     # surrogateescape: a path that is no UTF-8 is written as the bytes that it is
     with files[0].open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         # not pyarrow, which quotes every text, writes 2.0 as 2 and takes no such path
@@ -113,13 +122,16 @@ def _json_or_none(paths: list[str]) -> str | None:
 
 
 @contextmanager
-def _parquet(files: Sequence[Path], dim: int) -> Iterator[Add]:
+def _parquet(files: Sequence[Path], dims: Dims) -> Iterator[Add]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
     types = {"list": pa.list_(pa.string())}
     known = {name: types.get(kind) or pa.type_for_alias(kind) for name, kind in COLUMNS.items()}
-    schema = pa.schema(known | {"vector": pa.list_(pa.float32(), dim)})
+    known["vector"] = pa.list_(pa.float32(), dims.vector)
+    if dims.embedding is not None:
+        known["embedding"] = pa.list_(pa.float32(), dims.embedding)
+    schema = pa.schema(known)
     # a file of ours: Python tells more of a disk's refusal than pyarrow
     with files[0].open("wb") as file, ParquetWriter(file, schema) as writer:
 
@@ -129,7 +141,8 @@ def _parquet(files: Sequence[Path], dim: int) -> Iterator[Add]:
             columns = _columns(batch)
             columns["path"] = [_escaped(path) for path in columns["path"]]
             columns["other_paths"] = [[*map(_escaped, paths)] for paths in columns["other_paths"]]
-            columns["vector"] = [vector if vector.any() else None for vector in batch.vectors]
+            columns["vector"] = [row if row.any() else None for row in batch.vectors]
+            columns["embedding"] = [row if row.any() else None for row in batch.embeddings]
             arrays = [pa.array(columns[field.name], field.type) for field in schema]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
@@ -150,19 +163,37 @@ def _floats(column: Float32) -> list[float]:
 
 
 @contextmanager
-def _npy(files: Sequence[Path], dim: int) -> Iterator[Add]:
-    with files[0].open("wb") as vectors, files[1].open("wb") as ids:
+def _npy(files: Sequence[Path], dims: Dims) -> Iterator[Add]:
+    with ExitStack() as arrays:
+        vectors = arrays.enter_context(_array(files[:2], dims.vector))
+        raw = None
+        if dims.embedding is not None:
+            raw = arrays.enter_context(_array(files[2:], dims.embedding))
+
+        def add(batch: Batch) -> None:
+            ids = batch.rows.entity_ids()
+            vectors(batch.vectors, ids)
+            if raw is not None:
+                raw(batch.embeddings, ids)
+
+        yield add
+
+
+@contextmanager
+def _array(files: Sequence[Path], dim: int) -> Iterator[Callable[[Float32, Int64], None]]:
+    """Write (n, dim) rows that are there to one file, and their ids to another."""
+    with files[0].open("wb") as values, files[1].open("wb") as ids:
         count = 0
 
         def write_headers() -> None:
-            _write_header(vectors, "<f4", (count, dim))
+            _write_header(values, "<f4", (count, dim))
             _write_header(ids, "<i8", (count,))
 
-        def add(batch: Batch) -> None:
+        def add(rows: Float32, entity_ids: Int64) -> None:
             nonlocal count
-            there = batch.vectors.any(axis=1)
-            vectors.write(batch.vectors[there].astype("<f4").tobytes())
-            ids.write(batch.rows.entity_ids()[there].astype("<i8").tobytes())
+            there = rows.any(axis=1)
+            values.write(rows[there].astype("<f4").tobytes())
+            ids.write(entity_ids[there].astype("<i8").tobytes())
             count += int(there.sum())
 
         write_headers()
@@ -181,8 +212,9 @@ def _write_header(file: IO[bytes], kind: str, shape: tuple[int, ...]) -> None:
 
 
 @contextmanager
-def _coco(files: Sequence[Path], dim: int) -> Iterator[Add]:
+def _coco(files: Sequence[Path], dims: Dims) -> Iterator[Add]:
     categories: dict[str, int] = {}
+    counts = {"images": 0, "annotations": 0}
     # two long lists in one file: the images wait beside it
     with (
         files[0].open("w", encoding="ascii") as file,
@@ -191,8 +223,10 @@ def _coco(files: Sequence[Path], dim: int) -> Iterator[Add]:
         annotations, images = _JsonList(file), _JsonList(waiting)
 
         def add(batch: Batch) -> None:
-            annotations.extend(_annotations(batch, categories))
-            images.extend(_images(batch))
+            annotations.extend(_annotations(batch, categories, **counts))
+            images.extend(_images(batch, counts["images"]))
+            counts["images"] += len(batch.paths)
+            counts["annotations"] += len(batch.rows.masks)
 
         info = {"description": "entities of a vesearch store", "version": __version__}
         file.write(f'{{"info": {json.dumps(info)},\n"annotations": [')
@@ -218,32 +252,39 @@ class _JsonList:
             self._between = ",\n"
 
 
-def _images(batch: Batch) -> Iterator[dict[str, Any]]:
+def _images(batch: Batch, before: int) -> Iterator[dict[str, Any]]:
+    """Yield the images, numbered from 1: COCO's tools take 0 for none. before: images by now."""
     sizes = batch.rows.image_sizes_hw.tolist()
     for i, image_id in enumerate(batch.rows.image_ids.tolist()):
         paths, (height, width) = batch.paths[i], sizes[i]
-        image = {"id": image_id, "file_name": paths[0], "width": width, "height": height}
-        yield image | ({"paths": paths} if len(paths) > 1 else {})
+        image = {"id": before + i + 1, "file_name": paths[0], "width": width, "height": height}
+        yield image | {"image_id": image_id} | ({"paths": paths} if len(paths) > 1 else {})
 
 
-def _annotations(batch: Batch, categories: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """Yield an annotation per entity; a label that is new becomes a category, numbered from 1."""
+def _annotations(
+    batch: Batch, categories: dict[str, int], *, images: int, annotations: int
+) -> Iterator[dict[str, Any]]:
+    """Yield an annotation per entity; a label that is new becomes a category; all from 1.
+
+    images, annotations: how many there are by now.
+    """
     rows = batch.rows
     owners, areas, scores = rows.image_rows(), _floats(rows.areas), _floats(rows.scores)
     corners, extents = rows.boxes_xyxy[:, :2], rows.boxes_xyxy[:, 2:] - rows.boxes_xyxy[:, :2]
     boxes_xywh, peaks = np.concatenate([corners, extents], axis=1), rows.peaks_xy
     for i, entity_id in enumerate(rows.entity_ids().tolist()):
-        image = owners[i]
+        image = int(owners[i])
         height, width = rows.image_sizes_hw[image].tolist()
         mask_h, mask_w = rows.mask_sizes_hw[image].tolist()
         yield {
-            "id": entity_id,
-            "image_id": int(rows.image_ids[image]),
+            "id": annotations + i + 1,
+            "image_id": images + image + 1,
             "category_id": categories.setdefault(rows.labels[i] or _NO_LABEL, len(categories) + 1),
             "bbox": _floats(boxes_xywh[i]),
             "area": areas[i],
             "segmentation": _segmentation(rows.masks[i], (mask_h, mask_w), (height, width)),
             "iscrowd": 0,
+            "entity_id": entity_id,
             "score": scores[i],
             "peak": _floats(peaks[i]),
             "is_stuff": bool(rows.is_stuff[i]),

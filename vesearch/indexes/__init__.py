@@ -80,6 +80,6 @@ class Index(Protocol):
         ...
 
 
-INDEXES = Registry("index")
+INDEXES = Registry("index", group="vesearch.indexes")
 INDEXES.add("ngt", "vesearch.indexes.ngt:NgtIndex", "NGT neighbourhood graph; the default")
 INDEXES.add("exact", "vesearch.indexes.exact:ExactIndex", "compares with every vector; no errors")
