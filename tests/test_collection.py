@@ -123,6 +123,25 @@ def test_an_answer_goes_over_no_photo(known: Collection, photos: Path, tmp_path:
     assert (photos / "b.png").read_bytes() == before
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_photo_with_as_many_entities_as_may_be_says_so(
+    colours: None,  # noqa: F811
+    photos: Path,
+    tmp_path: Path,
+    most: int,
+) -> None:
+    config = settings(tmp_path / "store", f"detect.max_entities={most}")
+    collection = Collection.of(config)
+    new = collection.query(photos / "a.png")
+    collection.ingest(photos, index=True)
+    for answer in (new, collection.query(photos / "a.png"), collection.query(entity_id=0)):
+        assert answer.seen.at_limit == (most == 1)  # every photo here is one entity
+    asked = run(config, "query", photos / "a.png")
+    assert ("detect.max_entities lets in: there may be more" in asked.output) == (most == 1)
+    shown = parsed(run(config, "query", photos / "a.png", "--json"))
+    assert shown["query"]["at_limit"] == (most == 1)
+
+
 def test_the_rest_of_a_collection(known: Collection, photos: Path, tmp_path: Path) -> None:
     assert (known.status().images, known.verify().ok) == (4, True)
     assert [path.name for path in known.photos_in(photos / "more")] == ["c.png", "d.png"]

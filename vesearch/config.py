@@ -69,7 +69,7 @@ class DetectSettings:
     """How images are split into entities."""
 
     detector: str = setting("builtin")
-    max_entities: int = setting(10, low=1, high=200)
+    max_entities: int = setting(30, low=1, high=200)
     model: str = setting("", kept="as place")
     weights: str = setting("", kept="as place")
     min_area: float = setting(0.01, low=0.0, high=1.0)

@@ -65,8 +65,9 @@ class Seen:
     """A photo and its entities, in pixels of the upright photo.
 
     name: its path, "" where there is none. image_id: the image of the collection that has its
-    content, None where there is none. frame: its pixels, None where they were not needed. data: its
-    file's bytes, where these were given. stale: there is another photo at its path by now.
+    content, None where there is none. frame: its pixels, None where they were not needed.
+    data: its file's bytes, where these were given. stale: there is another photo at its path by
+    now. at_limit: it has as many entities as detect.max_entities lets in, so there may be more.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Seen:
     frame: Frame | None = None
     data: bytes | None = None
     stale: bool = False
+    at_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

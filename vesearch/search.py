@@ -19,7 +19,7 @@ from vesearch.job import Job
 from vesearch.photos.files import digest_file, digest_of, read_bytes
 from vesearch.projection import normalised
 from vesearch.question import Answer, Example, Numbered, Photo, Question, Seen, Stored
-from vesearch.records import Float32, Frame, Int64, Match
+from vesearch.records import Entities, Float32, Frame, Int64, Match
 from vesearch.store.catalog_rows import KnownImage
 from vesearch.store.rows import RANKS, EntityRows
 from vesearch.store.snapshot import Snapshot, Snapshots
@@ -83,7 +83,8 @@ class Searcher:
             seen = self._see(example.photo, snapshot, clock)
             _check_number(seen, example.number)
             return seen, example.number
-        return _stored_photo(example, snapshot, self.job.config.images)
+        seen, number = _stored_photo(example, snapshot, self.job.config.images)
+        return replace(seen, at_limit=self._is_full(seen.entities)), number
 
     def _see(self, photo: Photo, snapshot: Snapshot | None, clock: _Clock) -> Seen:
         """Return a photo's entities: as the store has them, or else found now."""
@@ -94,14 +95,19 @@ class Searcher:
             entities = snapshot.entities_of(image_id) if up_to_date else None
             if entities is not None:
                 height, width = entities.size_hw
-                return Seen(name, width, height, entities, image_id, data=data)
+                full = self._is_full(entities)
+                return Seen(name, width, height, entities, image_id, data=data, at_limit=full)
         with clock.takes("decode"):
             frame = self._decoded(photo)
         if snapshot is not None:
             self.job.open_for_reading()  # the models must be those that the store was made with
         with clock.takes("detect"), self._models:
             entities = find_entities(self.job.detector, [frame])[0]
-        return Seen(name, frame.width, frame.height, entities, image_id, frame, data)
+        size, full = (frame.width, frame.height), self._is_full(entities)
+        return Seen(name, *size, entities, image_id, frame, data, at_limit=full)
+
+    def _is_full(self, entities: Entities) -> bool:
+        return len(entities) >= self.job.config.detect.max_entities
 
     def _image_of(self, photo: Photo, snapshot: Snapshot) -> int | None:
         """Return which image of the collection a photo is: by path, size and time, or content."""

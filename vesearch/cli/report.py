@@ -45,6 +45,7 @@ def query_json(answer: Answer) -> str:
                 "width": seen.width,
                 "height": seen.height,
                 "stale": seen.stale,
+                "at_limit": seen.at_limit,
                 "selected": answer.selected,
                 "entities": _entities(seen.entities),
             },
@@ -62,6 +63,7 @@ def query_text(answer: Answer) -> str:
     name = shown(seen.name) if seen.name else "-"
     head = f"{name}  {seen.width}x{seen.height}"
     head += "  (changed since ingest)" if seen.stale else ""
+    noun += ", as many as detect.max_entities lets in: there may be more" if seen.at_limit else ""
     if answer.selected is None:
         return f"{head}  {count} {noun}\n{_entity_table(seen)}"
     head = f"{head}  entity {answer.selected} of {count}"

@@ -22,7 +22,7 @@ class Selection:
     exclude_labels: class names left out; "sky" also means "sky-other-merged".
     """
 
-    max_entities: int = 10
+    max_entities: int = 30
     min_area: float = 0.01
     min_score: float = 0.0
     stuff: str = "last"
