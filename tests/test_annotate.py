@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from vesearch.drawing import overlay, paint
+from vesearch.drawing import letters, overlay, paint
 from vesearch.drawing.picture import save_picture
 from vesearch.drawing.sheets import MatchPhoto, draw_entities, draw_matches
 from vesearch.drawing.view import around, whole
@@ -235,6 +235,41 @@ def test_odd_file_names_are_written_somehow(name: str) -> None:
     path = f"folder/{name}"
     assert sheet(photo_of(entities, grey(60, 80), image=path), title=name).width > 900
     assert paint.shorten(name, 16, 1000).isprintable()
+
+
+SCRIPTS = {"chinese": "写真 北京.jpg", "arabic": "صورة العائلة.jpg", "emoji": "my 🐕 dog.jpg"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_names_of_other_scripts_are_drawn_where_a_font_has_them(script: str) -> None:
+    name = SCRIPTS[script]
+    odd = {letter for letter in name if ord(letter) > 255}
+    if any(letters._home(letter) is None for letter in odd):
+        pytest.skip(f"no font here has {script}")
+    assert paint.shorten(name, 22, 900) == name  # nothing is written out
+    page = np.full((40, 900, 3), 255, np.uint8)
+    paint.text(page, (10, 30), name, paint.Type(22, (0, 0, 0)))
+    columns = np.flatnonzero((page < 200).any((0, 2)))
+    assert len(columns) > 40 and columns.max() <= 10 + paint.text_width(name, 22) + 2
+    boxes = np.full((40, 900, 3), 255, np.uint8)
+    missing = "".join("\ufffe" if letter in odd else letter for letter in name)
+    paint.text(boxes, (10, 30), missing, paint.Type(22, (0, 0, 0)))
+    assert (page != boxes).any()
+    coloured = (page.max(2).astype(int) - page.min(2) > 60).any()
+    assert coloured == (script == "emoji")
+
+
+def test_what_no_font_has_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letters, "_installed", lambda: ())
+    monkeypatch.setattr(letters, "_NAMED", ())
+    letters._home.cache_clear()
+    try:
+        assert letters.drawable("写 é.jpg") == "\\u5199 e.jpg"
+        assert letters.drawable("🐕") == "\\U0001f415"
+        assert paint.text_width("写", 16) == paint.text_width("\\u5199", 16)
+    finally:
+        letters._home.cache_clear()
+        letters.runs.cache_clear()
 
 
 def test_long_text_loses_its_middle() -> None:

@@ -108,7 +108,7 @@ def status_text(status: Status) -> str:
         (s["status"] or "", shown(s["path"] or ""), s["error"] or "") for s in status.skipped
     ]
     skipped += [("ok", shown(n["path"] or ""), n["note"] or "") for n in status.noted]
-    tables = [table(["", ""], facts), table([""] * 3, skipped, indent=2)]
+    tables = [table(["", ""], facts), table(["", "/", ""], skipped, indent=2)]
     return "\n".join(tables if skipped else tables[:1])
 
 
@@ -370,8 +370,9 @@ def _match_table(matches: Sequence[Match]) -> str:
         percentile = "-" if match.percentile is None else f"{match.percentile:.2f}"
         peak = f"{match.peak_xy[0]:.0f},{match.peak_xy[1]:.0f}"
         noun = "copy" if len(match.also_at) == 1 else "copies"
-        copies = f"  (+{len(match.also_at)} {noun})" if match.also_at else ""
-        changed = "  (changed since ingest)" if match.stale else ""
-        image = f"{shown(match.image)}{copies}{changed}"
-        rows.append((f"{match.rank}", f"{match.similarity:.3f}", percentile, peak, image))
-    return table([">rank", ">similarity", ">percentile", "peak", "image"], rows, indent=2)
+        notes = [f"+{len(match.also_at)} {noun}"] if match.also_at else []
+        notes += ["changed since ingest"] if match.stale else []
+        note = f"({', '.join(notes)})" if notes else ""
+        numbers = (f"{match.rank}", f"{match.similarity:.3f}", percentile, peak)
+        rows.append((*numbers, shown(match.image), note))
+    return table([">rank", ">similarity", ">percentile", "peak", "/image", ""], rows, indent=2)

@@ -7,16 +7,14 @@ That gives smooth edges at any size without drawing large and shrinking.
 from __future__ import annotations
 
 import math
-import unicodedata
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from vesearch.drawing.letters import Run, drawable, joined, runs
 from vesearch.records import Bool, Float32, UInt8
-from vesearch.system.printable import printable
 
 Colour = tuple[int, int, int]
 Floats = NDArray[np.floating]
@@ -39,8 +37,6 @@ PALETTE: tuple[Colour, ...] = (
 
 _FIELD_SIDE = 480  # px: a distance field grows well, and its cost is in its area
 _FINE = 4  # text is drawn this much larger
-_FONTS = ("", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
-_MISSING = "\uffff"  # no font has a letter here, so it shows the box drawn for missing ones
 
 
 def blend(pixels: UInt8, ink: Floats, colour: Colour, x: int = 0, y: int = 0) -> None:
@@ -135,33 +131,61 @@ def text(
     anchor: PIL's two letters, or "cc" to centre the ink itself, as a badge needs.
     """
     # drawn large and shrunk: at its own size letters snap to whole pixels, unevenly spaced
-    font, string = _lettering(string, look.size * _FINE)
-    stroke = round(look.size * _FINE / 45) if look.bold else 0  # the built-in font has one weight
-    pil_anchor = "ls" if anchor == "cc" else anchor
-    x0, y0, x1, y1 = font.getbbox(string, anchor=pil_anchor, stroke_width=stroke)
+    parts = runs(string, look.size * _FINE)
     x, y = xy
-    if anchor == "cc":
-        x, y = x - (x0 + x1) / 2 / _FINE, y - (y0 + y1) / 2 / _FINE
+    if anchor == "cc" and len(parts) == 1:
+        x0, y0, x1, y1 = parts[0].font.getbbox(parts[0].text, anchor="ls")
+        x, y, anchor = x - (x0 + x1) / 2 / _FINE, y - (y0 + y1) / 2 / _FINE, "ls"
+    elif anchor[0] in "cmr":
+        share = 1.0 if anchor[0] == "r" else 0.5
+        x, anchor = x - joined(parts) / _FINE * share, "ls"
+        y += look.size * 0.35 if share == 0.5 else 0  # about half of what letters are high
+    for run in parts:
+        draw = _draw_coloured if run.coloured else _draw_run
+        draw(pixels, (x, y), run, look, anchor)
+        x += run.width / _FINE
+
+
+def _draw_run(pixels: UInt8, xy: tuple[float, float], run: Run, look: Type, anchor: str) -> None:
+    stroke = round(look.size * _FINE / 45) if look.bold else 0  # the built-in font has one weight
+    x0, y0, x1, y1 = run.font.getbbox(run.text, anchor=anchor, stroke_width=stroke)
+    x, y = xy
     left, top = math.floor(x + x0 / _FINE), math.floor(y + y0 / _FINE)
     size = (math.ceil(x + x1 / _FINE) - left, math.ceil(y + y1 / _FINE) - top)
     layer = Image.new("L", (max(1, size[0]) * _FINE, max(1, size[1]) * _FINE))
     start = ((x - left) * _FINE, (y - top) * _FINE)
     ImageDraw.Draw(layer).text(
-        start, string, fill=255, font=font, anchor=pil_anchor, stroke_width=stroke
+        start, run.text, fill=255, font=run.font, anchor=anchor, stroke_width=stroke
     )
     ink = np.asarray(layer.reduce(_FINE), np.float32) / 255
     blend(pixels, ink, look.colour, left, top)
 
 
+def _draw_coloured(
+    pixels: UInt8, xy: tuple[float, float], run: Run, look: Type, anchor: str
+) -> None:
+    """Draw emoji, which have their own colours and one size."""
+    x0, y0, x1, y1 = (math.floor(v) for v in run.font.getbbox(run.text, anchor=anchor))
+    layer = Image.new("RGBA", (max(1, x1 - x0), max(1, y1 - y0)))
+    drawing = ImageDraw.Draw(layer)
+    drawing.text((-x0, -y0), run.text, font=run.font, anchor=anchor, embedded_color=True)
+    scale = run.scale / _FINE
+    size = max(1, round(layer.width * scale)), max(1, round(layer.height * scale))
+    small = layer.resize(size, Image.Resampling.LANCZOS)
+    left, top = round(xy[0] + x0 * scale), round(xy[1] + y0 * scale)
+    shown = Image.fromarray(pixels)
+    shown.paste(small, (left, top), small)
+    pixels[:] = np.asarray(shown)
+
+
 def text_width(string: str, size: int) -> float:
     """Return the width of a line of text in pixels."""
-    font, string = _lettering(string, size * _FINE)
-    return float(font.getlength(string)) / _FINE
+    return joined(runs(string, size * _FINE)) / _FINE
 
 
 def shorten(string: str, size: int, width: float) -> str:
     """Return the text with letters of its middle left out until it is at most width pixels wide."""
-    string = _drawable(string)
+    string = drawable(string)
     if text_width(string, size) <= width:
         return string
     low, high = 0, len(string)
@@ -174,41 +198,5 @@ def shorten(string: str, size: int, width: float) -> str:
     return _halves(string, low)
 
 
-def _drawable(string: str) -> str:
-    """Return the text in whole letters, with "?" for what cannot be shown."""
-    return printable(unicodedata.normalize("NFC", string), instead="?")
-
-
 def _halves(string: str, keep: int) -> str:
     return string[: keep - keep // 2] + "…" + string[len(string) - keep // 2 :]
-
-
-@lru_cache(maxsize=256)
-def _lettering(string: str, size: int) -> tuple[ImageFont.FreeTypeFont, str]:
-    """Return the font with the most of the text's letters, and the text in letters it has."""
-    string = _drawable(string)
-    best = min(_FONTS, key=lambda name: sum(_lacks(name, letter) for letter in set(string)))
-    plain = (unicodedata.normalize("NFKD", x)[0] if _lacks(best, x) else x for x in string)
-    font = _font(best, size)
-    assert font is not None  # a font that cannot be had lacks all letters; the first one is there
-    return font, "".join(plain)
-
-
-@lru_cache(maxsize=64)
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont | None:
-    if not name:
-        font = ImageFont.load_default(size)
-        assert isinstance(font, ImageFont.FreeTypeFont)  # any size that is asked for is scalable
-        return font
-    try:
-        return ImageFont.truetype(name, size)
-    except OSError:
-        return None
-
-
-@lru_cache(maxsize=4096)
-def _lacks(name: str, letter: str) -> bool:
-    font = _font(name, 16)
-    if font is None:
-        return True
-    return letter != " " and bytes(font.getmask(letter)) == bytes(font.getmask(_MISSING))
