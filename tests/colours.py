@@ -51,8 +51,8 @@ def settings(store: Path, *more: str) -> Config:
 
 
 def about(photo: Photo, *, top: int = 10, include_self: bool = False) -> Question:
-    """Return the question for what is similar to a photo's entity 1."""
-    where = Where(include_self=include_self)
+    """Return the question for what is similar to a photo's entity 1, each photo by itself."""
+    where = Where(include_self=include_self, fold=False)
     return Question((Numbered(photo, 1),), where=where, top=top)
 
 

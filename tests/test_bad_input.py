@@ -152,7 +152,8 @@ def test_every_good_photo_can_be_asked_about(home: Path) -> None:
         assert Path(query["image"]).name == name
         assert (query["width"], query["height"]) == (width, height)
         assert query["entities"][0]["box"] == [0, 0, width, height]
-        assert {Path(match["image"]).name for match in matches} == set(GOOD) - {name}
+        found = {Path(path).name for m in matches for path in (m["image"], *m["alike"])}
+        assert found == set(GOOD) - {name}
         for match in matches:
             assert match["box"] == [0, 0, *GOOD[Path(match["image"]).name]]
 
@@ -239,8 +240,10 @@ def test_a_query_that_is_no_photo(home: Path, name: str, reason: str) -> None:
         assert name in line and reason in line
 
 
-def test_a_folder_as_query(home: Path) -> None:
-    assert "not a regular file" in refused("query", home / "photos")
+def test_a_folder_as_query(home: Path, tmp_path: Path) -> None:
+    result = done("query", home / "photos", code=3)
+    assert result.stderr.count("Error: ") == len(BAD) and result.stdout.count("1 entity") == 9
+    assert "the folder is empty" in refused("query", tmp_path)
 
 
 def test_one_bad_query_among_good_ones_is_skipped(home: Path) -> None:
@@ -341,7 +344,7 @@ def test_a_damaged_store_names_the_file_and_its_advice_helps(home: Path, tmp_pat
     result = done("verify", "--repair", "--store", store)
     assert "1 wrong, 0 left" in result.stdout
     assert "nothing wrong" in done("verify", "--store", store).stdout
-    assert len(done(*query).stdout.splitlines()) == 2 + len(GOOD) - 1
+    assert len(done(*query, "--all-copies").stdout.splitlines()) == 2 + len(GOOD) - 1
 
 
 def test_a_damaged_index_tells_to_build_it_again(home: Path, tmp_path: Path) -> None:

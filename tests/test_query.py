@@ -55,7 +55,8 @@ def test_the_other_view_of_the_motorcycle_comes_first(place: Path) -> None:
 def test_json_has_the_documented_shape(place: Path) -> None:
     found = answer(place / "photos" / LEFT, "--entity", 2, "--top", 3)
     assert list(found) == ["query", "matches", "timings_ms"]
-    assert list(found["query"]) == ["image", "width", "height", "stale", "selected", "entities"]
+    about = ["image", "width", "height", "stale", "at_limit", "selected", "entities"]
+    assert list(found["query"]) == about
     assert (found["query"]["width"], found["query"]["height"]) == (741, 500)
     assert found["query"]["selected"] == 2
     for number, entity in enumerate(found["query"]["entities"], 1):
@@ -69,6 +70,7 @@ def test_json_has_the_documented_shape(place: Path) -> None:
             "rank",
             "image",
             "also_at",
+            "alike",
             "stale",
             "entity_id",
             "box",

@@ -126,6 +126,7 @@ class Collection:
         top: int | None = None,
         all_entities: bool = False,
         include_self: bool = False,
+        all_copies: bool = False,
         masks: bool = True,
     ) -> DrawableAnswer:
         """Return an image's entities and, where one is chosen, what is most similar to it.
@@ -133,7 +134,9 @@ class Collection:
         image: a file, or the bytes of one. entity: the number of one of its entities, from 1.
         entity_id: an entity of the collection, in place of an image. top: how many matches
         (default: query.top). all_entities: more than one match per photo. include_self: also those
-        in the image itself and its copies. masks: False where no picture of them will be wanted.
+        in the image itself and its copies. all_copies: near-copies of a match, such as the other
+        frames of a burst, are matches of their own. masks: False where no picture of them will be
+        wanted.
 
         Boxes and peaks are in pixels of the upright photo; a similarity is a cosine, -1 to 1.
         Raises VesearchError for an image that cannot be read and an entity that is not there.
@@ -147,7 +150,7 @@ class Collection:
         else:
             raise TypeError("query takes an image, maybe with an entity, or an entity_id alone")
         if isinstance(asked, Numbered | Stored):
-            where = Where(per_image=not all_entities, include_self=include_self)
+            where = Where(not all_entities, include_self, fold=not all_copies)
             top = self.config.query.top if top is None else top
             answer = self._searcher.answer(Question((asked,), (), where, top, masks))
         else:

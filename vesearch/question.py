@@ -33,10 +33,12 @@ class Where:
     """Which matches are wanted.
 
     per_image: at most one match per photo; include_self: also those in the examples' own photos.
+    fold: near-copies of a photo that is shown, as the frames of a burst, are told with it.
     """
 
     per_image: bool = True
     include_self: bool = False
+    fold: bool = True
 
 
 @dataclass(frozen=True, slots=True)

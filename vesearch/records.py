@@ -138,6 +138,7 @@ class Match:
 
     image: a path of the photo, one where it is still as it was ingested if there is one; also_at:
         the other paths with the same content. stale: there is another photo at image by now.
+    alike: a path of each photo that is nearly the same, and is no match of its own therefore.
     box_xyxy, peak_xy: pixels of the upright photo.
     similarity: cosine in [-1, 1]; percentile: share in [0, 100] of random entity pairs that are
         less similar, None where the collection has no pairs.
@@ -156,3 +157,4 @@ class Match:
     mask: bytes
     mask_size_hw: tuple[int, int]
     stale: bool = False
+    alike: tuple[str, ...] = ()

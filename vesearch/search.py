@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from vesearch.alike import Box, are_alike, in_one_place, place_of
 from vesearch.config import Config, ImageSettings
 from vesearch.describe import embed_boxes, find_entities
 from vesearch.errors import ImageError, StoreError, VesearchError
@@ -26,6 +27,8 @@ from vesearch.store.snapshot import Snapshot, Snapshots
 from vesearch.system.files import is_gone
 
 _TRIES = 10
+_LOOKED_AT = 8
+_COPIES_WITHIN = 0.1  # of the similarity of what is shown: a near-copy is hardly less similar
 
 
 class Searcher:
@@ -231,10 +234,24 @@ def _is_at(path: bytes, image: KnownImage, snapshot: Snapshot, limits: ImageSett
         return False
 
 
+@dataclass(slots=True)
+class _Found:
+    """An entity that may be shown, and images that are near-copies of its own.
+
+    place: its box in units of the image's sides.
+    """
+
+    image: KnownImage
+    entity_id: int
+    similarity: float
+    place: Box
+    alike: list[KnownImage] = field(default_factory=list)
+
+
 def _nearest(
     snapshot: Snapshot, vector: Float32, own: set[int], question: Question
-) -> list[tuple[KnownImage, int, float]]:
-    """Return the images, entity ids and similarities of the best entities that may be shown.
+) -> list[_Found]:
+    """Return the best entities that may be shown.
 
     The index is asked for ever more until they are enough.
     """
@@ -244,24 +261,20 @@ def _nearest(
     asked = min(total, top * 4 + 20)
     while True:
         ids, similarities = build.index.search(vector, asked)
-        shown = _wanted(snapshot, ids[0], own, question)
+        shown = _wanted(snapshot, ids[0], similarities[0], own, question)
         if len(shown) == top or asked == total:
-            break
+            return shown
         asked = min(total, asked * 4)
-    return [(image, int(ids[0, at]), float(similarities[0, at])) for at, image in shown.items()]
 
 
 def _matches(
     snapshot: Snapshot,
-    found: Sequence[tuple[KnownImage, int, float]],
+    found: Sequence[_Found],
     question: Question,
     limits: ImageSettings,
 ) -> tuple[Match, ...]:
     """Return what is shown of the entities that were found."""
-    matches = [
-        _match(snapshot, entity_id, similarity, image, limits)
-        for image, entity_id, similarity in found
-    ]
+    matches = [_match(snapshot, item, limits) for item in found]
     if question.masks:
         matches = [_with_mask(match, snapshot) for match in matches]
     there = (match for match in matches if match is not None)
@@ -269,34 +282,52 @@ def _matches(
 
 
 def _wanted(
-    snapshot: Snapshot, ids: Int64, own: set[int], question: Question
-) -> dict[int, KnownImage]:
-    """Return the positions of the best ids that are live and wanted, and their images."""
-    shown: dict[int, KnownImage] = {}
+    snapshot: Snapshot, ids: Int64, similarities: Float32, own: set[int], question: Question
+) -> list[_Found]:
+    """Return the best of some ids that are live and wanted, at most as many as were asked for.
+
+    Near-copies of what is shown are told with it, also those that come after the last.
+    """
+    shown: list[_Found] = []
     seen = set(own)
-    for position, entity_id in enumerate(ids.tolist()):
+    for entity_id, similarity in zip(ids.tolist(), similarities.tolist(), strict=True):
         image_id, rank = divmod(entity_id, RANKS)
         if image_id in seen:
             continue
         image = snapshot.image(image_id)
         if image is None or image.entities is None or rank >= len(image.entities):
             continue  # removed since it was indexed, or its shard was made anew without it
-        if question.where.per_image:
+        new = _Found(image, entity_id, similarity, place_of(image, rank))
+        first = _like(new, shown, snapshot) if question.where.fold else None
+        if first is not None:
             seen.add(image_id)
-        shown[position] = image
-        if len(shown) == question.top:
+            first.alike.append(image)
+        elif len(shown) < question.top:
+            if question.where.per_image:
+                seen.add(image_id)
+            shown.append(new)
+        elif not question.where.fold or shown[-1].similarity - similarity > _COPIES_WITHIN:
             break
     return shown
 
 
-def _match(
-    snapshot: Snapshot,
-    entity_id: int,
-    similarity: float,
-    known: KnownImage,
-    limits: ImageSettings,
-) -> Match | None:
+def _like(new: _Found, shown: Sequence[_Found], snapshot: Snapshot) -> _Found | None:
+    """Return what is shown already, of the same thing, of whose image another is a near-copy."""
+    for found in shown:
+        if found.similarity - new.similarity > _COPIES_WITHIN:
+            continue
+        if found.image.image_id == new.image.image_id or not in_one_place(found.place, new.place):
+            continue
+        near = (found.image, *found.alike[-_LOOKED_AT:])  # of a long burst, those of its end
+        if any(are_alike(new.image, other, snapshot) for other in near):
+            return found
+    return None
+
+
+def _match(snapshot: Snapshot, found: _Found, limits: ImageSettings) -> Match | None:
     """Return what is shown of an entity; None where its photo was removed just now."""
+    known, entity_id, similarity = found.image, found.entity_id, found.similarity
+    alike = (snapshot.catalog.paths_of(image.image_id)[:1] for image in found.alike)
     paths, stale = _found_at(snapshot, known, limits)
     if not paths or known.entities is None:
         return None
@@ -315,6 +346,7 @@ def _match(
         similarity=similarity,
         percentile=below,
         stale=stale,
+        alike=tuple(os.fsdecode(path) for own in alike for path in own),
         mask=b"",
         mask_size_hw=(known.shot.height, known.shot.width),
     )

@@ -30,6 +30,7 @@ _STDIN = "-"
 )
 @click.option("--all-entities", is_flag=True, help="More than one match per photo.")
 @click.option("--include-self", is_flag=True, help="Matches in the query photo and its copies too.")
+@click.option("--all-copies", is_flag=True, help="Near-copies, as of a burst, each by itself.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
 @with_paths
 @click.option("--out", type=click.Path(path_type=Path), metavar="X.png", help="Draw the answer.")
@@ -43,6 +44,7 @@ def query(
     top: int | None,
     all_entities: bool,
     include_self: bool,
+    all_copies: bool,
     as_json: bool,
     paths: bool,
     null: bool,
@@ -80,7 +82,12 @@ def query(
     from vesearch.networks import devices
 
     devices.validate(collection.config.run.device)
-    how = partial(collection.query, all_entities=all_entities, include_self=include_self)
+    how = partial(
+        collection.query,
+        all_entities=all_entities,
+        include_self=include_self,
+        all_copies=all_copies,
+    )
     failed = 0
     for example, target in zip(asked, targets, strict=True):
         try:

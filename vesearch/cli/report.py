@@ -337,6 +337,7 @@ def _match(match: Match) -> dict[str, Any]:
         "rank": match.rank,
         "image": match.image,
         "also_at": list(match.also_at),
+        "alike": list(match.alike),
         "stale": match.stale,
         "entity_id": match.entity_id,
         "box": [round(v, 1) for v in match.box_xyxy],
@@ -371,6 +372,7 @@ def _match_table(matches: Sequence[Match]) -> str:
         peak = f"{match.peak_xy[0]:.0f},{match.peak_xy[1]:.0f}"
         noun = "copy" if len(match.also_at) == 1 else "copies"
         notes = [f"+{len(match.also_at)} {noun}"] if match.also_at else []
+        notes += [f"+{len(match.alike)} alike"] if match.alike else []
         notes += ["changed since ingest"] if match.stale else []
         note = f"({', '.join(notes)})" if notes else ""
         numbers = (f"{match.rank}", f"{match.similarity:.3f}", percentile, peak)

@@ -179,6 +179,8 @@ def _caption(page: UInt8, match: Match, xy: tuple[int, int], width: int) -> None
         y += 23
     copies = len(match.also_at)
     extra = f"+{copies} {'copy' if copies == 1 else 'copies'}" if copies else ""
+    if match.alike:
+        extra = f"+{len(match.alike)} alike" + (f", {extra}" if extra else "")
     room = width - (text_width(extra, 16) + 12 if extra else 0)
     text(page, (x, y), shorten(_name(match.image, room), 16, room), Type(16, _GREY))
     if extra:

@@ -166,9 +166,9 @@ class ShardLog:
         for other in gone:
             self.drop(other)
         self.moved += len(gone)
-        if len(others) > len(gone) or (also_here and not gone):
-            self.copies += 1
-        elif not gone:
+        if others or also_here:
+            self.copies += 0 if gone else 1  # one that is moved is no more of them than before
+        else:
             self.returned += 1
 
 

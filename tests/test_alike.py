@@ -1,0 +1,229 @@
+"""Near-copies of a photo are one match that says how many they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from tests.colours import SIDE, colours, draw, settings  # noqa: F401  (fixture)
+from tests.photos import photo
+from vesearch import Collection, alike
+from vesearch.cli.main import main
+from vesearch.config import Config
+from vesearch.drawing.answers import draw_answer
+from vesearch.records import Float32, Shot
+from vesearch.store.catalog_rows import ENTITY, KnownImage
+from vesearch.store.snapshot import Snapshot
+
+FRAMES, OTHERS = 12, 5
+
+
+def frame(path: Path, seed: int, number: int) -> None:
+    """Write a picture as colours.draw does, with a little noise of its own."""
+    grid = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    pixels = grid.repeat(8, 0).repeat(8, 1).astype(int)
+    noise = np.random.default_rng(1_000 + number).integers(-6, 7, pixels.shape)
+    Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return settings(tmp_path / "store", "index.backend=exact")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(FRAMES):
+        frame(folder / f"burst_{number:02}.png", 0, number)
+    for number in range(OTHERS):
+        draw(folder / f"other_{number}.png", 10 + number)
+    return folder
+
+
+@pytest.fixture
+def known(colours: None, config: Config, photos: Path) -> Collection:  # noqa: F811
+    collection = Collection.of(config)
+    collection.ingest(photos, index=True)
+    return collection
+
+
+def test_a_burst_is_one_match_that_says_how_many(known: Collection, photos: Path) -> None:
+    answer = known.query(photos / "burst_00.png", entity=1)
+    first, *others = answer.matches
+    assert Path(first.image).name.startswith("burst") and len(first.alike) == FRAMES - 2
+    assert {Path(match.image).name for match in others} == {f"other_{i}.png" for i in range(OTHERS)}
+    assert all(not match.alike for match in others)
+    assert [match.rank for match in answer.matches] == list(range(1, OTHERS + 2))
+    shown = {first.image, *first.alike}
+    assert shown == {str(photos / f"burst_{number:02}.png") for number in range(1, FRAMES)}
+
+
+def test_a_burst_elsewhere_is_one_match(known: Collection, photos: Path) -> None:
+    answer = known.query(photos / "other_0.png", entity=1, top=3)
+    folded = [match for match in answer.matches if match.alike]
+    assert len(answer.matches) == 3
+    assert [len(match.alike) for match in folded] in ([FRAMES - 1], [])
+    everything = known.query(photos / "other_0.png", entity=1)
+    assert sorted(len(match.alike) for match in everything.matches) == [0] * 4 + [FRAMES - 1]
+
+
+def test_all_copies_lifts_it(known: Collection, photos: Path, config: Config) -> None:
+    answer = known.query(photos / "burst_00.png", entity=1, all_copies=True)
+    assert len(answer.matches) == 10 and not any(match.alike for match in answer.matches)
+    asked = ["query", str(photos / "burst_00.png"), "--entity", "1", "--store", config.run.store]
+    text = CliRunner().invoke(main, asked).output
+    assert text.count("burst") == 2 and f"(+{FRAMES - 2} alike)" in text
+    found = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)["matches"]
+    assert len(found[0]["alike"]) == FRAMES - 2
+    assert CliRunner().invoke(main, [*asked, "--all-copies"]).output.count("burst") == 11
+
+
+def test_the_picture_says_it_too(known: Collection, photos: Path) -> None:
+    answer = known.query(photos / "burst_00.png", entity=1, top=1)
+    plain = replace(answer, matches=tuple(replace(m, alike=()) for m in answer.matches))
+    decoders = known._searcher.job.decoders
+    pictures = [np.asarray(draw_answer(each, decoders)) for each in (answer, plain)]
+    assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).any()
+
+
+def test_a_frame_that_was_removed_is_not_counted(known: Collection, photos: Path) -> None:
+    known.remove(photos / "burst_05.png")
+    first = known.query(photos / "burst_00.png", entity=1).matches[0]
+    assert len(first.alike) == FRAMES - 3 and str(photos / "burst_05.png") not in first.alike
+
+
+def test_real_frames_are_folded_and_other_photos_are_not(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    cat = Image.open(photo("chelsea.png")).convert("RGB")
+    for i in range(4):
+        cat.crop((i, i % 2, 440 + i, 290 + i % 2)).save(folder / f"burst_{i}.jpg", quality=85 + i)
+    for name in ("coffee.png", "astronaut.png", "rocket.jpg", "china.jpg"):
+        Image.open(photo(name)).convert("RGB").save(folder / name)
+    given = {"run.device": "cpu", "index.backend": "exact"}
+    collection = Collection(tmp_path / "store", settings=given)
+    collection.ingest(folder, index=True)
+    matches = collection.query(folder / "burst_0.jpg", entity=1).matches
+    assert len(matches[0].alike) == 2 and not any(match.alike for match in matches[1:])
+
+
+def test_vectors_are_read_of_shards_that_hold_what_may_be_alike(
+    colours: None,  # noqa: F811
+    tmp_path: Path,
+    config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many shards there are: of the best few only, and of each once."""
+    for seed in range(60):
+        draw(tmp_path / "photos" / f"{seed:02}.png", seed)
+    collection = Collection.of(config)
+    collection.ingest(tmp_path / "photos", index=True)
+    opened: list[int] = []
+    read = Snapshot._read_vectors
+
+    def noted(snapshot: Snapshot, shard: int) -> Float32 | None:
+        opened.append(shard)
+        return read(snapshot, shard)
+
+    monkeypatch.setattr(Snapshot, "_read_vectors", noted)
+    # every picture is whole, in one place: the worst case
+    for _ in range(2):
+        collection.query(tmp_path / "photos" / "00.png", entity=1, top=2)
+    assert len(opened) == len(set(opened)) <= 15
+
+
+# --- by hand --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Vectors:
+    """Stands for a snapshot that has vectors by image id; counts how often it is asked."""
+
+    of: dict[int, Float32]
+    asked: list[int] = field(default_factory=list)
+
+    def vectors_of(self, image: KnownImage) -> Float32 | None:
+        self.asked.append(image.image_id)
+        return self.of.get(image.image_id)
+
+
+def image(image_id: int, *boxes: tuple[float, ...], taken: str | None = None) -> KnownImage:
+    """Return an image of 100 x 100 pixels with entities that fill their boxes."""
+    entities = np.zeros(len(boxes), ENTITY)
+    for row, (x0, y0, x1, y1) in enumerate(boxes):
+        entities[row]["box_xyxy"], entities[row]["area"] = (x0, y0, x1, y1), (x1 - x0) * (y1 - y0)
+    labels = (None,) * len(boxes)
+    return KnownImage(image_id, None, Shot(100, 100, taken), 1, 0, entities, labels)
+
+
+LEFT, RIGHT, THIRD = (0.0, 0.0, 40.0, 40.0), (50.0, 50.0, 60.0, 60.0), (0.0, 60.0, 30.0, 90.0)
+FAR = (90.0, 90.0, 100.0, 100.0)
+SAME = [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]
+
+
+def like(one: KnownImage, other: KnownImage, *vectors: list[list[float]]) -> bool:
+    of = {i: np.array(rows, np.float32) for i, rows in enumerate(vectors)}
+    return alike.are_alike(one, other, cast(Snapshot, Vectors(of)))
+
+
+def test_alike_is_the_same_in_the_same_places() -> None:
+    first = image(0, LEFT, RIGHT, THIRD)
+    assert like(first, image(1, LEFT, RIGHT, THIRD), SAME, SAME)
+    # weights are roots of areas: 40, 10 and 30; what is elsewhere does not count: 70 / 80 = 0.875
+    assert like(first, image(1, LEFT, FAR, THIRD), SAME, SAME)
+    # of the largest a similarity of 0.7 leaves (0.7 * 40 + 30) / 80 = 0.725
+    less = [[0.7, 0.51**0.5], *SAME[1:]]
+    assert not like(first, image(1, LEFT, FAR, THIRD), SAME, less)
+    # of both ways the less counts: the second image has more that the first has not, 80 / 120
+    big = (50.0, 0.0, 90.0, 40.0)
+    more = [*SAME, [0.0, 1.0]]
+    assert not like(first, image(1, LEFT, RIGHT, THIRD, big), SAME, more)
+    assert not like(image(1, LEFT, RIGHT, THIRD, big), first, SAME, more[:3])
+
+
+@pytest.mark.parametrize(("similarity", "one", "two"), [(0.96, True, True), (0.9, False, True)])
+def test_photos_of_few_entities_must_be_more_alike(similarity: float, one: bool, two: bool) -> None:
+    other = [[similarity, (1 - similarity**2) ** 0.5]]
+    assert like(image(0, LEFT), image(1, LEFT), SAME[:1], other) == one
+    pair = image(0, LEFT, RIGHT), image(1, LEFT, RIGHT)
+    assert like(*pair, SAME[:2], [*other, [0.0, 1.0]]) == two
+
+
+def test_less_is_enough_within_seconds() -> None:
+    times = ("2024-05-31T12:30:59", "2024-05-31T12:31:01", "2024-05-31T12:31:03")
+    rows, other = [[1.0, 0.0]], [[0.6, 0.8]]
+    assert like(image(0, LEFT, taken=times[0]), image(1, LEFT, taken=times[1]), rows, other)
+    assert not like(image(0, LEFT, taken=times[0]), image(1, LEFT, taken=times[2]), rows, other)
+    assert not like(image(0, LEFT), image(1, LEFT, taken=times[2]), rows, other)
+
+
+def test_what_cannot_be_alike_costs_no_vectors() -> None:
+    vectors = Vectors({})
+    snapshot = cast(Snapshot, vectors)
+    assert not alike.are_alike(image(0, LEFT), image(1, FAR), snapshot)
+    assert not alike.are_alike(image(0), image(1), snapshot)
+    assert vectors.asked == []
+    assert not alike.are_alike(image(0, LEFT), image(1, LEFT), snapshot)  # there are none
+    assert vectors.asked == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ((0, 0, 1, 1), (0, 0, 1, 1), True),
+        ((0, 0, 1, 1), (0, 0, 0.5, 0.5), False),  # a quarter
+        ((0, 0, 1, 1), (0, 0, 0.6, 0.6), True),
+        ((0, 0, 0.5, 0.5), (0.5, 0, 1, 0.5), False),
+    ],
+)
+def test_one_place(one: alike.Box, other: alike.Box, same: bool) -> None:
+    assert alike.in_one_place(one, other) == same
