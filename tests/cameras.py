@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pillow_heif
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.bombs import encoded
@@ -84,6 +85,13 @@ def dng(
     return _written(top)
 
 
+def tiff(values: NDArray[Any], pixels: bytes, *, bits: int, kind: int = 1) -> bytes:
+    """Return a grey TIFF of any kind of values, which pixels holds as a TIFF has them."""
+    made = _image(values, pixels, 1, 1, bits=bits, subfile=0)
+    made.tags[339] = (_SHORT, [kind])
+    return _written(made)
+
+
 def _sensor(rgb: UInt8) -> _Directory:
     """Return what a sensor sees behind red, green, green and blue filters (Bayer's pattern)."""
     linear = ((rgb / 255.0) ** 2.2 * (2**_BITS - 1)).astype("<u2")
@@ -96,7 +104,7 @@ def _sensor(rgb: UInt8) -> _Directory:
 
 
 def _image(
-    values: np.ndarray[Any, Any],
+    values: NDArray[Any],
     pixels: bytes,
     compression: int,
     photometric: int,

@@ -12,10 +12,11 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests import cameras
 from tests.photos import photo
 from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
-from vesearch.photos.decode import read_frame
+from vesearch.photos.decode import decode, read_frame
 
 Write = Callable[[Path], object]
 
@@ -153,3 +154,29 @@ def test_colours_that_can_be_read_are(tmp_path: Path, write: Write) -> None:
     write(tmp_path / "deep.tif")
     pixels = read_frame(tmp_path / "deep.tif", ImageSettings()).pixels.astype(int)
     assert np.abs(pixels - colours(8)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "text"),
+    [
+        (64, 3, "64-bit floats, 1 a pixel, not compressed"),
+        (16, 3, "16-bit floats"),
+        (64, 1, "64-bit whole numbers"),
+        (64, 6, "64-bit complex"),
+        (10, 1, "10-bit whole numbers"),
+    ],
+)
+def test_what_pillow_does_not_read_is_refused_with_the_reason(
+    bits: int, kind: int, text: str
+) -> None:
+    data = cameras.tiff(np.zeros((8, 8), np.uint8), bytes(8 * 8 * 8), bits=bits, kind=kind)
+    with pytest.raises(ImageError, match=f"a TIFF that Pillow does not read: {text}"):
+        decode(data, ImageSettings())
+
+
+def test_twelve_bits_that_are_packed_are_as_bright_as_their_twin() -> None:
+    values = np.linspace(0, 4095, 40 * 64).astype(np.uint16).reshape(40, 64)
+    bits = np.unpackbits(values.astype(">u2").view(np.uint8).reshape(40, 64, 2), axis=2)[:, :, 4:]
+    data = cameras.tiff(values, np.packbits(bits.reshape(40, -1), axis=1).tobytes(), bits=12)
+    pixels = decode(data, ImageSettings()).pixels[..., 0]
+    assert np.abs(pixels.astype(int) - values / 4095 * 255).max() <= 1

@@ -25,6 +25,7 @@ from vesearch.photos.rgb import (
     small_rgb,
     upright,
 )
+from vesearch.photos.tags import tiff_unread
 from vesearch.photos.taken import taken_of
 from vesearch.records import Frame, UInt8
 from vesearch.system.printable import one_line
@@ -140,8 +141,9 @@ def _open(data: bytes, limits: ImageSettings) -> ImageFile.ImageFile:
     name = format_in(data[:HEAD_BYTES])
     if name is not None and not reads(name):
         raise refusal(name)
-    known = name is not None and name != IMAGE
-    raise ImageError(f"a broken {name}" if known else "not an image that Pillow can identify")
+    if name is not None and name != IMAGE:
+        raise ImageError(f"a broken {name}")
+    raise ImageError(tiff_unread(data) or "not an image that Pillow can identify")
 
 
 def _load(image: ImageFile.ImageFile, limits: ImageSettings) -> tuple[int, int]:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from vesearch.errors import ImageError
 from vesearch.photos.formats import HEAD_BYTES, IMAGE, RAW, family_of, format_in, refusal
 from vesearch.photos.rgb import ORIENTATION
+from vesearch.photos.tags import tiff_tags
 from vesearch.system.printable import one_line
 
 # TIFF 6.0, TIFF/EP and DNG 1.7: what an image of a file is, where others are, and what only raw has
@@ -45,7 +46,7 @@ def raw_format(data: bytes) -> str | None:
         return name
     if name != IMAGE or data[:2] not in (b"II", b"MM"):
         return None
-    tags = _tags(data)
+    tags = tiff_tags(data)
     if _DNG_VERSION in tags:
         return "DNG"
     # what Pillow would show is a small copy, and the photo lies elsewhere
@@ -104,14 +105,3 @@ def _reported(rawpy: Any) -> Iterator[None]:
     except rawpy.LibRawError as err:
         text = err.args[0].decode("utf-8", "replace") if err.args else type(err).__name__
         raise ImageError(one_line(f"LibRaw: {text}")) from err
-
-
-def _tags(data: bytes) -> Any:
-    """Return the tags of a TIFF's first image, none of what is broken."""
-    file = io.BytesIO(data)
-    with contextlib.suppress(Exception):  # Pillow raises anything; then nothing is known of it
-        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
-        file.seek(tags.next)
-        tags.load(file)
-        return tags
-    return {}
