@@ -44,16 +44,27 @@ class DrawableAnswer(Answer):
         return draw_answer(self, self.job.decoders)
 
     def save(self, path: Name, *, force: bool = False) -> None:
-        """Write the picture as PNG, JPEG or WebP, as the path's ending says.
+        """Write the answer as the path's ending says.
+
+        .png, .jpg and .webp hold the picture; .html is a page that needs no other file, with links
+        to the photos; .csv is a table of the matches, or of the photo's entities.
 
         Raises VesearchError for a path where a photo of the collection is or, without force,
         anything that vesearch did not draw.
         """
-        from vesearch.drawing import picture
+        from vesearch.drawing import picture, report
 
         asked, target = Path(self.seen.name), Path(path)
-        picture.check_targets([target], asked=[asked], store=self.job.store, force=force)
-        picture.save_picture(self.picture(), target)
+        kinds = picture.PICTURES | picture.TEXTS
+        store = self.job.store
+        picture.check_targets([target], asked=[asked], store=store, force=force, kinds=kinds)
+        ending = target.suffix.lower()
+        if ending == ".html":
+            picture.save_text(report.page_of(self, self.job.decoders), target)
+        elif ending == ".csv":
+            picture.save_text(report.table_of(self), target)
+        else:
+            picture.save_picture(self.picture(), target)
 
     def _repr_png_(self) -> bytes:
         """Return the picture for a notebook (IPython's rich display)."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # imported on use
     from vesearch.collection import Collection
 
 _STDIN = "-"
+_OUT = "Draw the answer (png, jpg, webp), or write it as a page (html) or a table (csv)."
 
 
 @click.command()
@@ -33,7 +34,7 @@ _STDIN = "-"
 @click.option("--all-copies", is_flag=True, help="Near-copies, as of a burst, each by itself.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
 @with_paths
-@click.option("--out", type=click.Path(path_type=Path), metavar="X.png", help="Draw the answer.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="X.png", help=_OUT)
 @click.option("--force", is_flag=True, help="Draw over X.png even where vesearch did not draw it.")
 @with_options
 def query(
@@ -140,7 +141,9 @@ def _check(
 
     photos = [example["image"] for example in asked if "image" in example]
     store = Store(Path(collection.config.run.store))
-    picture.check_targets(filter(None, targets), asked=photos, store=store, force=force)
+    kinds = picture.PICTURES | picture.TEXTS
+    named = filter(None, targets)
+    picture.check_targets(named, asked=photos, store=store, force=force, kinds=kinds)
 
 
 def _numbered(out: Path, number: int, count: int) -> Path:

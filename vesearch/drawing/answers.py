@@ -21,9 +21,15 @@ def draw_answer(answer: Answer, decoders: Decoders, *, threads: int = 2) -> Imag
     Raises VesearchError where the photo that was asked about changed, or cannot be read, and
     ValueError for matches that were asked for without masks.
     """
-    pixels, entities = _asked(answer, decoders), answer.seen.entities
+    pixels, entities = query_pixels(answer, decoders), answer.seen.entities
     if answer.selected is None:
         return draw_entities(pixels, entities)
+    photos = photos_of(answer, decoders, threads=threads)
+    return draw_matches(pixels, entities, answer.selected, photos)
+
+
+def photos_of(answer: Answer, decoders: Decoders, *, threads: int = 2) -> list[MatchPhoto]:
+    """Return the matches with their photos, as far as these are there and as they were."""
 
     def photo_of(match: Match) -> MatchPhoto:
         try:
@@ -35,11 +41,14 @@ def draw_answer(answer: Answer, decoders: Decoders, *, threads: int = 2) -> Imag
         return MatchPhoto(match, frame.pixels, (frame.height, frame.width))
 
     with ThreadPoolExecutor(threads) as pool:
-        photos = list(pool.map(photo_of, answer.matches))
-    return draw_matches(pixels, entities, answer.selected, photos)
+        return list(pool.map(photo_of, answer.matches))
 
 
-def _asked(answer: Answer, decoders: Decoders) -> UInt8:
+def query_pixels(answer: Answer, decoders: Decoders) -> UInt8:
+    """Return the pixels of the photo that was asked about.
+
+    Raises VesearchError where it changed, or cannot be read.
+    """
     seen = answer.seen
     if seen.frame is not None:
         return seen.frame.pixels

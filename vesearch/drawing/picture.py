@@ -1,9 +1,10 @@
-"""Write a picture of ours to a file, and over nothing that is somebody's."""
+"""Write a picture or text of ours to a file, and over nothing that is somebody's."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from vesearch.system.files import atomic
 from vesearch.system.printable import printable
 
 _EXIF_SOFTWARE = 0x0131
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+TEXTS = {".html": "HTML", ".csv": "CSV"}
 
 
 def _png_options() -> dict[str, Any]:
@@ -40,9 +42,14 @@ _OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def check_targets(
-    targets: Iterable[Path], *, asked: Sequence[Path], store: Store, force: bool = False
+    targets: Iterable[Path],
+    *,
+    asked: Sequence[Path],
+    store: Store,
+    force: bool = False,
+    kinds: Mapping[str, str] = PICTURES,
 ) -> None:
-    """Raise VesearchError unless a picture may be written to each path.
+    """Raise VesearchError unless a picture, or another of the kinds, may be written to each path.
 
     Written over is only what this project has drawn, with force any other file too; but never a
     photo of the store's collection, a file of the store, or a photo that was asked about.
@@ -53,16 +60,16 @@ def check_targets(
             _refuse_existing(target, asked, store, force=force)
         elif not folder.is_dir():
             raise ArgumentError(f"{name}: there is no folder {printable(str(folder))}")
-        _format_of(target)
+        _format_of(target, kinds)
 
 
-def _format_of(path: Path) -> str:
+def _format_of(path: Path, kinds: Mapping[str, str] = PICTURES) -> str:
     """Return what an ending stands for. Raises ArgumentError for any other."""
     try:
-        return _FORMATS[path.suffix.lower()]
+        return kinds[path.suffix.lower()]
     except KeyError as err:
-        name, endings = printable(str(path)), ", ".join(_FORMATS)
-        raise ArgumentError(f"{name}: a picture can be one of {endings}: name it so") from err
+        name, endings = printable(str(path)), ", ".join(kinds)
+        raise ArgumentError(f"{name}: can be one of {endings}: name it so") from err
 
 
 def _refuse_existing(target: Path, asked: Sequence[Path], store: Store, *, force: bool) -> None:
@@ -88,10 +95,23 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     It says in its metadata whose it is. Raises VesearchError when it cannot be written.
     """
     kind = _format_of(path)
+    with _written(path) as temp:
+        picture.save(temp, kind, **_OPTIONS[kind]())
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write a text as UTF-8, and paths in it that are none as the bytes that they are."""
+    with _written(path) as temp:
+        temp.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """Give a path to write to, which then becomes the file. Raises VesearchError."""
     try:
         os.stat(f"{path.parent}/.")  # noqa: PTH116 (makes no folder; Path would drop the dot)
         with atomic(path) as temp:
-            picture.save(temp, kind, **_OPTIONS[kind]())
+            yield temp
     except (OSError, ValueError) as err:  # of WebP and JPEG, where it is too large for these
         name, reason = printable(str(path)), getattr(err, "strerror", None) or err
         raise VesearchError(f"cannot write {name}: {reason}") from err

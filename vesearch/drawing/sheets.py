@@ -92,6 +92,12 @@ def draw_matches(
     return Image.fromarray(page)
 
 
+def draw_tile(found: MatchPhoto, selected: int, *, width: int = 320) -> Image.Image:
+    """Draw one match by itself; selected: the number of the entity that was asked for."""
+    tile_hw = (round(width * 0.75), width)
+    return Image.fromarray(_tile(found, tile_hw, overlay.colour_of(selected)))
+
+
 def _drawn(
     pixels: UInt8, entities: Entities, selected: int | None, most_wh: tuple[int, int]
 ) -> UInt8:

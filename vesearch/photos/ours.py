@@ -1,4 +1,4 @@
-"""Tell the pictures that this project draws from photos, by what save_picture writes into them."""
+"""Tell what this project writes from other files, by the marks that it leaves in it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ _PNG_MARK = b"tEXtSoftware\0" + SOFTWARE.encode()
 # JPEG (ITU T.81, B.2.4.5): a comment, its length, its text; before the pixels, too
 _JPEG_MARK = b"\xff\xfe" + (len(COMMENT) + 2).to_bytes(2, "big") + COMMENT
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": _PNG_MARK, b"\xff\xd8\xff": _JPEG_MARK}
+GENERATOR = b'<meta name="generator" content="vesearch">'
+# the first cells of tables of matches and of entities
+_TABLES = (b"rank,similarity,percentile,image,", b"entity,score,area,x0,")
 _ENDS_BYTES = 4096
 
 
 def is_ours(path: Path) -> bool:
-    """Tell whether a file is a picture that vesearch has drawn, going by its metadata."""
+    """Tell whether vesearch has made a file: a picture, going by its metadata, a page, a table."""
     try:
         with open_file(path) as file:
             head = file.read(_ENDS_BYTES)
@@ -26,4 +29,8 @@ def is_ours(path: Path) -> bool:
                 return COMMENT in file.read(_ENDS_BYTES)
     except OSError:
         return False
+    if head.startswith(b"<!doctype html>"):
+        return GENERATOR in head
+    if head.startswith(_TABLES):
+        return True
     return any(head.startswith(sign) and mark in head for sign, mark in _SIGNATURES.items())
