@@ -56,7 +56,7 @@ def test_columns_are_in_range(motorcycles: list[Entities]) -> None:
         h, w = photo(name).shape[:2]
         assert found.size_hw == (h, w)
         assert max(found.mask_size_hw) <= 512
-        assert 1 < len(found) <= 10
+        assert 1 < len(found) <= Selection().max_entities
         assert ((found.scores >= 0) & (found.scores <= 1)).all()
         x0, y0, x1, y1 = found.boxes_xyxy.T
         assert (x0 >= 0).all() and (y0 >= 0).all()
