@@ -20,6 +20,7 @@ from vesearch.config import Config
 from vesearch.drawing.answers import draw_answer
 from vesearch.records import Float32, Shot
 from vesearch.store.catalog_rows import ENTITY, KnownImage
+from vesearch.store.rows import STRIDE
 from vesearch.store.snapshot import Snapshot
 
 FRAMES, OTHERS = 12, 5
@@ -138,7 +139,7 @@ def test_vectors_are_read_of_shards_that_hold_what_may_be_alike(
     # every picture is whole, in one place: the worst case
     for _ in range(2):
         collection.query(tmp_path / "photos" / "00.png", entity=1, top=2)
-    assert len(opened) == len(set(opened)) <= 15
+    assert len(opened) == len(set(opened)) <= 6
 
 
 # --- by hand --------------------------------------------------------------------------------------
@@ -172,7 +173,8 @@ SAME = [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]
 
 def like(one: KnownImage, other: KnownImage, *vectors: list[list[float]]) -> bool:
     of = {i: np.array(rows, np.float32) for i, rows in enumerate(vectors)}
-    return alike.are_alike(one, other, cast(Snapshot, Vectors(of)))
+    copies = alike.NearCopies(cast(Snapshot, Vectors(of)))
+    return copies.are(alike.Layout(one), alike.Layout(other))
 
 
 def test_alike_is_the_same_in_the_same_places() -> None:
@@ -208,12 +210,24 @@ def test_less_is_enough_within_seconds() -> None:
 
 def test_what_cannot_be_alike_costs_no_vectors() -> None:
     vectors = Vectors({})
-    snapshot = cast(Snapshot, vectors)
-    assert not alike.are_alike(image(0, LEFT), image(1, FAR), snapshot)
-    assert not alike.are_alike(image(0), image(1), snapshot)
+    copies = alike.NearCopies(cast(Snapshot, vectors))
+
+    def are(one: KnownImage, other: KnownImage) -> bool:
+        return copies.are(alike.Layout(one), alike.Layout(other))
+
+    assert not are(image(0, LEFT), image(1, FAR))
+    assert not are(image(0), image(1)) and not are(image(0, LEFT), image(1))
     assert vectors.asked == []
-    assert not alike.are_alike(image(0, LEFT), image(1, LEFT), snapshot)  # there are none
+    assert not are(image(0, LEFT), image(1, LEFT))  # there are none
     assert vectors.asked == [0, 1]
+
+
+def test_a_question_reads_vectors_of_a_few_shards_at_most() -> None:
+    vectors = Vectors({i * STRIDE: np.array(SAME[:1], np.float32) for i in range(20)})
+    copies = alike.NearCopies(cast(Snapshot, vectors))
+    layouts = [alike.Layout(image(i * STRIDE, LEFT)) for i in range(20)]
+    assert [copies.are(layouts[0], layout) for layout in layouts] == [True] * 6 + [False] * 14
+    assert copies.are(layouts[0], layouts[5])
 
 
 @pytest.mark.parametrize(

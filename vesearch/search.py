@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vesearch.alike import Box, are_alike, in_one_place, place_of
+from vesearch.alike import Box, Layout, NearCopies, in_one_place
 from vesearch.config import Config, ImageSettings
 from vesearch.describe import embed_boxes, find_entities
 from vesearch.errors import ImageError, StoreError, VesearchError
@@ -236,16 +236,25 @@ def _is_at(path: bytes, image: KnownImage, snapshot: Snapshot, limits: ImageSett
 
 @dataclass(slots=True)
 class _Found:
-    """An entity that may be shown, and images that are near-copies of its own.
+    """An entity that may be shown.
 
-    place: its box in units of the image's sides.
+    alike: of images that are near-copies of its own.
     """
 
-    image: KnownImage
+    layout: Layout
     entity_id: int
     similarity: float
-    place: Box
-    alike: list[KnownImage] = field(default_factory=list)
+    alike: list[Layout] = field(default_factory=list)
+
+    @property
+    def image(self) -> KnownImage:
+        """The image that it is an entity of."""
+        return self.layout.image
+
+    @property
+    def place(self) -> Box:
+        """Where it lies in its image."""
+        return self.layout.places[self.entity_id % RANKS]
 
 
 def _nearest(
@@ -286,9 +295,9 @@ def _wanted(
 ) -> list[_Found]:
     """Return the best of some ids that are live and wanted, at most as many as were asked for.
 
-    Near-copies of what is shown are told with it, also those that come after the last.
+    Near-copies of what is shown are told with it, also those that come soon after the last.
     """
-    shown: list[_Found] = []
+    shown, copies, after = list[_Found](), NearCopies(snapshot), 0
     seen = set(own)
     for entity_id, similarity in zip(ids.tolist(), similarities.tolist(), strict=True):
         image_id, rank = divmod(entity_id, RANKS)
@@ -297,29 +306,32 @@ def _wanted(
         image = snapshot.image(image_id)
         if image is None or image.entities is None or rank >= len(image.entities):
             continue  # removed since it was indexed, or its shard was made anew without it
-        new = _Found(image, entity_id, similarity, place_of(image, rank))
-        first = _like(new, shown, snapshot) if question.where.fold else None
+        new = _Found(Layout(image), entity_id, similarity)
+        first = _like(new, shown, copies) if question.where.fold else None
         if first is not None:
             seen.add(image_id)
-            first.alike.append(image)
+            first.alike.append(new.layout)
         elif len(shown) < question.top:
             if question.where.per_image:
                 seen.add(image_id)
             shown.append(new)
-        elif not question.where.fold or shown[-1].similarity - similarity > _COPIES_WITHIN:
+        else:
+            after += 1
+        if len(shown) == question.top and after >= (_LOOKED_AT if question.where.fold else 0):
             break
     return shown
 
 
-def _like(new: _Found, shown: Sequence[_Found], snapshot: Snapshot) -> _Found | None:
+def _like(new: _Found, shown: Sequence[_Found], copies: NearCopies) -> _Found | None:
     """Return what is shown already, of the same thing, of whose image another is a near-copy."""
     for found in shown:
         if found.similarity - new.similarity > _COPIES_WITHIN:
             continue
-        if found.image.image_id == new.image.image_id or not in_one_place(found.place, new.place):
+        one = found.image.image_id == new.image.image_id
+        if one or not in_one_place(found.place, new.place):
             continue
-        near = (found.image, *found.alike[-_LOOKED_AT:])  # of a long burst, those of its end
-        if any(are_alike(new.image, other, snapshot) for other in near):
+        near = (found.layout, *found.alike[-_LOOKED_AT:])  # of a long burst, those of its end
+        if any(copies.are(new.layout, other) for other in near):
             return found
     return None
 
@@ -327,7 +339,10 @@ def _like(new: _Found, shown: Sequence[_Found], snapshot: Snapshot) -> _Found | 
 def _match(snapshot: Snapshot, found: _Found, limits: ImageSettings) -> Match | None:
     """Return what is shown of an entity; None where its photo was removed just now."""
     known, entity_id, similarity = found.image, found.entity_id, found.similarity
-    alike = (snapshot.catalog.paths_of(image.image_id)[:1] for image in found.alike)
+    alike = (
+        snapshot.catalog.paths_of(image.image_id)[:1]
+        for image in (layout.image for layout in found.alike)
+    )
     paths, stale = _found_at(snapshot, known, limits)
     if not paths or known.entities is None:
         return None
