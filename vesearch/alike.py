@@ -111,4 +111,4 @@ def _share(one: Layout, other: Layout, alike: Sequence[Sequence[float]]) -> floa
             for weight, row in zip(other.weights, zip(*alike, strict=True), strict=True)
         ),
     )
-    return min(ways)
+    return float(min(ways))
