@@ -19,7 +19,7 @@ _LEAST_ALIKE_OF_FEW = {1: 0.95, 2: 0.85}  # entities: they say less of what is a
 _LEAST_ALIKE_IN_A_BURST = 0.5
 _BURST_SECONDS = 3
 _SAME_PLACE = 0.3  # IoU, in units of the photos' sides
-_MOST_SHARDS = 6  # whose vectors are read for a question: a burst lies in one or two
+_MOST_SHARDS = 3  # whose vectors are read for a question: a burst lies in one or two
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
