@@ -36,7 +36,7 @@ def frame(path: Path, seed: int, number: int) -> None:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return settings(tmp_path / "store", "index.backend=exact")
+    return settings(tmp_path / "store", "index.backend=exact", "run.shard_size=8")
 
 
 @pytest.fixture
