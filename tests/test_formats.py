@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,19 @@ def test_heic_keeps_to_the_limits() -> None:
         decode(data, ImageSettings(max_pixels=9_999))
     assert caught.value.status == "too_large"
     assert decode(data, ImageSettings(max_side=64)).pixels.shape == (43, 64, 3)
+
+
+@pytest.mark.parametrize("make", [heic, dng])
+def test_what_needs_more_memory_than_there_may_be_is_too_large(
+    make: Callable[[UInt8], bytes], tmp_path: Path
+) -> None:
+    big = np.asarray(Image.fromarray(cat()).resize((8_000, 5_000)))
+    (tmp_path / "big").write_bytes(make(big))
+    decoders = Decoders(ImageSettings(max_memory=300_000_000), 1)
+    with pytest.raises(ImageError, match=r"images\.max_memory=300000000") as caught:
+        decoders.read(tmp_path / "big")
+    decoders.close()
+    assert caught.value.status == "too_large"
 
 
 # --- camera raw -----------------------------------------------------------------------------------

@@ -141,6 +141,9 @@ def test_the_lock_tells_how_far_its_holder_is(tmp_path: Path) -> None:
         store.tell(130, 4_000)  # within a second
         assert other.writer() == writer
     assert other.writer() is None
+    with pytest.raises(RuntimeError, match="in a notebook, say"), store.lock():
+        raise RuntimeError("in a notebook, say")
+    assert other.writer() is None  # the process lives on
     (tmp_path / "store" / "lock").write_text("no numbers")
     assert other.writer() is None
     (tmp_path / "store" / "lock").write_text(f"{2**22 + 7} 1 2")  # of a process that died

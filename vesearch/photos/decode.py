@@ -32,7 +32,7 @@ from vesearch.system.printable import one_line
 from vesearch.system.quiet import quiet
 
 # what decoding a large one takes at most (measured), of formats whose decoders hide lack of memory
-_PIXEL_BYTES = {"JPEG": 9, "MPO": 9, "WEBP": 17, "JPEG2000": 21}
+_PIXEL_BYTES = {"JPEG": 9, "MPO": 9, "WEBP": 17, "JPEG2000": 21, "HEIF": 7}
 _JPEG_BEGINS, _JPEG_ENDS = b"\xff\xd8", b"\xff\xd9"  # ITU T.81, B.1.1.3: SOI and EOI
 _LEAST_THERE = 0.5  # of the rows of a JPEG that is cut short
 _ROWS_LOOKED_AT, _MISSING = 50, 128
@@ -199,7 +199,7 @@ def _honest(kind: str, size: tuple[int, int], limits: ImageSettings) -> Iterator
     """Turn the error of a decoder that does not tell when memory runs out into a MemoryError."""
     try:
         yield
-    except OSError as err:
+    except (OSError, ValueError, RuntimeError) as err:  # the last two of pi-heif
         need = size[0] * size[1] * _PIXEL_BYTES.get(kind, 0)
         if need > limits.max_memory - _PROCESS_BYTES:
             raise MemoryError from err

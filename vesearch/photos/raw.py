@@ -104,4 +104,6 @@ def _reported(rawpy: Any) -> Iterator[None]:
         raise MemoryError from err
     except rawpy.LibRawError as err:
         text = err.args[0].decode("utf-8", "replace") if err.args else type(err).__name__
+        if "mempool" in text:  # what it says where it gets no memory
+            raise MemoryError from err
         raise ImageError(one_line(f"LibRaw: {text}")) from err

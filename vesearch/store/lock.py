@@ -51,10 +51,13 @@ class Lock:
                 ) from err
             self._handle, self._told = handle, 0.0
             self.tell(0, 0)
-            yield
-            os.ftruncate(handle, 0)
+            try:
+                yield
+            finally:  # after an error, too: the process may live on
+                self._handle = None
+                with contextlib.suppress(OSError):
+                    os.ftruncate(handle, 0)
         finally:
-            self._handle = None
             os.close(handle)
 
     def tell(self, done: int, total: int) -> None:
