@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from vesearch.config import Config
 from vesearch.drawing.answers import draw_answer
 from vesearch.records import Float32, Shot
 from vesearch.store.catalog_rows import ENTITY, KnownImage
-from vesearch.store.rows import STRIDE
+from vesearch.store.shards import Store
 from vesearch.store.snapshot import Snapshot
 
 FRAMES, OTHERS = 12, 5
@@ -117,29 +117,31 @@ def test_real_frames_are_folded_and_other_photos_are_not(tmp_path: Path) -> None
     assert len(matches[0].alike) == 2 and not any(match.alike for match in matches[1:])
 
 
-def test_vectors_are_read_of_shards_that_hold_what_may_be_alike(
+def test_a_time_lapse_of_many_shards_is_one_match(
     colours: None,  # noqa: F811
     tmp_path: Path,
     config: Config,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However many shards there are: of the best few only, and of each once."""
-    for seed in range(60):
-        draw(tmp_path / "photos" / f"{seed:02}.png", seed)
+    """60 frames in eight shards; the vectors are the index's own, no table is read for them."""
+    (tmp_path / "photos").mkdir()
+    for number in range(60):
+        frame(tmp_path / "photos" / f"lapse_{number:02}.png", 0, number)
+    for number in range(OTHERS):
+        draw(tmp_path / "photos" / f"other_{number}.png", 10 + number)
     collection = Collection.of(config)
     collection.ingest(tmp_path / "photos", index=True)
-    opened: list[int] = []
-    read = Snapshot._read_vectors
+    read: list[str] = []
 
-    def noted(snapshot: Snapshot, shard: int) -> Float32 | None:
-        opened.append(shard)
-        return read(snapshot, shard)
+    def noted(store: Store, kind: type[Any], shard: int, *columns: str) -> Any:
+        read.append(kind.KIND)
+        return reading(store, kind, shard, *columns)
 
-    monkeypatch.setattr(Snapshot, "_read_vectors", noted)
-    # every picture is whole, in one place: the worst case
-    for _ in range(2):
-        collection.query(tmp_path / "photos" / "00.png", entity=1, top=2)
-    assert len(opened) == len(set(opened)) <= 3
+    reading = Store.read
+    monkeypatch.setattr(Store, "read", noted)
+    matches = collection.query(tmp_path / "photos" / "lapse_00.png", entity=1).matches
+    assert [len(match.alike) for match in matches] == [58] + [0] * OTHERS
+    assert "vectors" not in read
 
 
 # --- by hand --------------------------------------------------------------------------------------
@@ -152,9 +154,10 @@ class Vectors:
     of: dict[int, Float32]
     asked: list[int] = field(default_factory=list)
 
-    def vectors_of(self, image: KnownImage) -> Float32 | None:
+    def vectors_of(self, image: KnownImage) -> Float32:
         self.asked.append(image.image_id)
-        return self.of.get(image.image_id)
+        count = 0 if image.entities is None else len(image.entities)
+        return self.of.get(image.image_id, np.zeros((count, 2), np.float32))
 
 
 def image(image_id: int, *boxes: tuple[float, ...], taken: str | None = None) -> KnownImage:
@@ -222,12 +225,12 @@ def test_what_cannot_be_alike_costs_no_vectors() -> None:
     assert vectors.asked == [0, 1]
 
 
-def test_a_question_reads_vectors_of_a_few_shards_at_most() -> None:
-    vectors = Vectors({i * STRIDE: np.array(SAME[:1], np.float32) for i in range(20)})
+def test_an_images_vectors_are_asked_for_once() -> None:
+    vectors = Vectors({i: np.array(SAME[:1], np.float32) for i in range(20)})
     copies = alike.NearCopies(cast(Snapshot, vectors))
-    layouts = [alike.Layout(image(i * STRIDE, LEFT)) for i in range(20)]
-    assert [copies.are(layouts[0], layout) for layout in layouts] == [True] * 3 + [False] * 17
-    assert copies.are(layouts[0], layouts[2])
+    layouts = [alike.Layout(image(i, LEFT)) for i in range(20)]
+    assert all(copies.are(layouts[0], layout) for layout in layouts[1:])
+    assert vectors.asked == list(range(20))
 
 
 @pytest.mark.parametrize(

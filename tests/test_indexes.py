@@ -85,7 +85,7 @@ class Elsewhere(ExactIndex):
 
     def write(self, folder: Path) -> None:
         name = secrets.token_hex(8)
-        self.SERVER[name] = (self.ids.copy(), self.vectors.copy())
+        self.SERVER[name] = (self.ids.copy(), self.all_vectors.copy())
         (folder / "name").write_text(name)
 
     def read(self, folder: Path) -> None:
@@ -273,6 +273,29 @@ def test_growing_by_small_steps(name: str) -> None:
         append(index, vectors[start : start + 400])
     assert len(index) == GRAPH
     assert (index.search(vectors[::50], 1)[0][:, 0] == np.arange(0, GRAPH, 50)).mean() > 0.95
+
+
+@pytest.mark.parametrize("n", [30, 3000])
+@pytest.mark.parametrize("name", INDEXES.names())
+def test_vectors_are_found_by_id(name: str, n: int, tmp_path: Path) -> None:
+    """Ids in any order, some not there, some equal vectors; after changes and after opening."""
+    vectors = clustered(n, dim=16)
+    vectors[7] = vectors[3]
+    ids = np.random.default_rng(0).permutation(5 * n)[:n]
+    index = INDEXES.create(name)
+    index.build(ids, vectors)
+    sought = np.array([ids[5], 5 * n + 1, ids[3], ids[7], ids[-1], ids[5]])
+    rows = [5, None, 3, 7, n - 1, 5]
+    expected = np.array([np.zeros(16) if r is None else vectors[r] for r in rows], np.float32)
+    assert np.allclose(index.vectors(sought), expected, atol=1e-6)
+    index.save(tmp_path / "index")
+    again = INDEXES.create(name)
+    again.open(tmp_path / "index")
+    assert np.allclose(again.vectors(sought), expected, atol=1e-6)
+    again.remove(ids[[3]])
+    again.add(np.array([5 * n + 1]), vectors[[9]])
+    expected[2], expected[1] = 0, vectors[9]
+    assert np.allclose(again.vectors(sought), expected, atol=1e-6)
 
 
 @every_index

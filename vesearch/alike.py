@@ -10,7 +10,6 @@ from functools import cached_property
 
 from vesearch.records import Float32
 from vesearch.store.catalog_rows import KnownImage
-from vesearch.store.rows import STRIDE
 from vesearch.store.snapshot import Snapshot
 
 # Chosen on one half of docs/retrieval.md's near-copies, and reported there on the other.
@@ -19,7 +18,6 @@ _LEAST_ALIKE_OF_FEW = {1: 0.95, 2: 0.85}  # entities: they say less of what is a
 _LEAST_ALIKE_IN_A_BURST = 0.5
 _BURST_SECONDS = 3
 _SAME_PLACE = 0.3  # IoU, in units of the photos' sides
-_MOST_SHARDS = 3  # whose vectors are read for a question: a burst lies in one or two
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
@@ -52,7 +50,7 @@ class NearCopies:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._shards: set[int] = set()
+        self._vectors: dict[int, Float32] = {}
 
     def are(self, one: Layout, other: Layout) -> bool:
         """Tell whether two images are near-copies: the same entities in the same places.
@@ -68,17 +66,13 @@ class NearCopies:
         if _share(one, other, together) < least:  # whatever the vectors say
             return False
         vectors = [self._vectors_of(layout.image) for layout in (one, other)]
-        if vectors[0] is None or vectors[1] is None:
-            return False
         similarities = ((vectors[0] @ vectors[1].T).clip(0) * together).tolist()
         return _share(one, other, similarities) >= least
 
-    def _vectors_of(self, image: KnownImage) -> Float32 | None:
-        self._shards.add(image.image_id // STRIDE)
-        if len(self._shards) > _MOST_SHARDS:
-            self._shards.discard(image.image_id // STRIDE)
-            return None
-        return self._snapshot.vectors_of(image)
+    def _vectors_of(self, image: KnownImage) -> Float32:
+        if image.image_id not in self._vectors:
+            self._vectors[image.image_id] = self._snapshot.vectors_of(image)
+        return self._vectors[image.image_id]
 
 
 def in_one_place(one: Box, other: Box) -> bool:

@@ -50,6 +50,10 @@ class Index(Protocol):
         """
         ...
 
+    def vectors(self, ids: Int64) -> Float32:
+        """Return the (n, d) vectors of (n,) ids, as blocks() has them; zeros for one not there."""
+        ...
+
     def prefers_rebuild(self, *, removed: int, added: int) -> bool:
         """Tell whether building anew is cheaper, or searches better, than these changes."""
         ...

@@ -117,6 +117,7 @@ class ExactIndex:
     def __init__(self) -> None:
         self._ids: Int64 = np.empty(0, np.int64)
         self._parts: list[Float32] = []
+        self._order: Int64 | None = None  # of the ids; made when it is first needed
 
     @property
     def settings(self) -> dict[str, float | int | str]:
@@ -124,7 +125,7 @@ class ExactIndex:
         return {"recall": 1.0}
 
     @property
-    def vectors(self) -> Float32:
+    def all_vectors(self) -> Float32:
         """All vectors in the order of insertion, (n, d); (0, 0) when none was ever added."""
         if len(self._parts) > 1:
             self._parts = [np.concatenate(self._parts)]
@@ -149,18 +150,31 @@ class ExactIndex:
         check_lengths(ids, vectors)
         if len(vectors):
             self._parts.append(np.array(vectors, np.float32, order="C"))
-            self._ids = np.concatenate([self._ids, ids])
+            self._ids, self._order = np.concatenate([self._ids, ids]), None
 
     def remove(self, ids: Int64) -> None:
         """Copy what is left; an index that was emptied takes any dimension, like a new one."""
         gone = np.isin(self._ids, check_ids(ids, self._ids, there=True))
         if gone.any():
-            self._parts = [] if gone.all() else [self.vectors[~gone]]
-            self._ids = self._ids[~gone]
+            self._parts = [] if gone.all() else [self.all_vectors[~gone]]
+            self._ids, self._order = self._ids[~gone], None
 
     def blocks(self) -> Iterator[tuple[Int64, Float32]]:
         """Yield (b,) ids and their (b, d) vectors, in the order of insertion."""
         return self._blocks(_QUERIES, None)
+
+    def vectors(self, ids: Int64) -> Float32:
+        """Return the (n, d) vectors of (n,) ids; zeros for one that is not there."""
+        if self._order is None:  # most come in order, and then there is nothing to sort
+            rising = (np.diff(self._ids) > 0).all()
+            self._order = np.arange(len(self)) if rising else np.argsort(self._ids)
+        found = np.zeros((len(ids), self.all_vectors.shape[1]), np.float32)
+        if len(self):
+            sought = np.searchsorted(self._ids, ids, sorter=self._order)
+            rows = self._order[np.minimum(sought, len(self) - 1)]
+            there = self._ids[rows] == ids
+            found[there] = self.all_vectors[rows[there]]
+        return found
 
     def prefers_rebuild(self, *, removed: int, added: int) -> bool:
         """Say no: a build is one copy, as these changes are."""
@@ -170,7 +184,7 @@ class ExactIndex:
         self, queries: Float32, k: int, allowed: Int64 | None = None
     ) -> tuple[Int64, Float32]:
         """Return ids and similarities, both (q, k) or as many as there are, best first."""
-        check_unit(queries, self.vectors.shape[1] if len(self) else None)
+        check_unit(queries, self.all_vectors.shape[1] if len(self) else None)
         rows = None if allowed is None else np.flatnonzero(np.isin(self._ids, allowed))
         k = max(0, min(k, len(self) if rows is None else len(rows)))
         if k == 0:
@@ -192,7 +206,7 @@ class ExactIndex:
 
     def write(self, folder: Path) -> None:
         """Write ids and vectors into a folder that is there."""
-        np.save(folder / _VECTORS, self.vectors, allow_pickle=False)
+        np.save(folder / _VECTORS, self.all_vectors, allow_pickle=False)
         np.save(folder / _IDS, self._ids, allow_pickle=False)
 
     def read(self, folder: Path) -> None:
@@ -205,10 +219,11 @@ class ExactIndex:
         if ids.shape != (len(vectors),):
             raise damaged(folder, f"{len(vectors)} vectors have {len(ids)} ids")
         self._parts, self._ids = [vectors] if len(vectors) else [], ids
+        self._order = None
 
     def _blocks(self, queries: int, rows: Int64 | None) -> Iterator[tuple[Int64, Float32]]:
         """Yield blocks of all rows, or of some, that so many queries can be compared with."""
-        vectors, total = self.vectors, len(self) if rows is None else len(rows)
+        vectors, total = self.all_vectors, len(self) if rows is None else len(rows)
         step = _PRODUCTS // max(1, min(queries, _QUERIES))
         for start in range(0, total, step):
             block = slice(start, start + step) if rows is None else rows[start : start + step]

@@ -121,7 +121,7 @@ class NgtIndex:
         if self._ngt is None:
             if len(self._small):
                 ids = np.concatenate([self._small.ids, ids])
-                vectors = np.concatenate([self._small.vectors, vectors])
+                vectors = np.concatenate([self._small.all_vectors, vectors])
                 self._small = ExactIndex()
             self._create()
         self._make_writable()
@@ -150,6 +150,15 @@ class NgtIndex:
         for start in range(0, len(ids), _BLOCK):
             block = slice(start, start + _BLOCK)
             yield ids[block], self._vectors_of(objects[block])
+
+    def vectors(self, ids: Int64) -> Float32:
+        """Return the (n, d) vectors of (n,) ids, as blocks() has them; zeros for one not there."""
+        if self._ngt is None:
+            return self._small.vectors(ids)
+        objects = self._table.find(ids)
+        found = np.zeros((len(ids), self._dimension or 0), np.float32)
+        found[objects >= 0] = self._vectors_of(objects[objects >= 0])
+        return found
 
     def prefers_rebuild(self, *, removed: int, added: int) -> bool:
         """Tell whether the graph would be idle or outgrown, or too small to be worth keeping."""

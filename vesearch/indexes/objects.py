@@ -13,6 +13,7 @@ from vesearch.records import Float32, Int64
 Keys = NDArray[np.uint64]
 
 _FILES = {"ids": "ids.npy", "keys": "keys.npy", "twins": "twins.npy"}
+_SORTED = "sorted.npy"  # objects and their ids, (2, n), in the order of ids: only looked into
 _NONE = -1  # instead of an id
 
 
@@ -46,6 +47,7 @@ class ObjectTable:
         self.keys: Keys = np.empty(0, np.uint64)
         self.twins: Int64 = np.empty((0, 2), np.int64)
         self.idle = 0  # how many objects are
+        self._sorted: Int64 | None = None  # pairs(), as an array; None where it must be made
 
     @property
     def objects(self) -> int:
@@ -62,6 +64,7 @@ class ObjectTable:
 
     def add(self, keys: Keys, ids: Int64) -> Int64:
         """Register (n,) keys and ids; return the positions that are the next new objects."""
+        self._sorted = None
         old = self.objects
         _, first, which = np.unique(
             np.concatenate([self.keys, keys]), return_index=True, return_inverse=True
@@ -90,6 +93,7 @@ class ObjectTable:
 
     def remove(self, ids: Int64) -> None:
         """Forget (m,) ids that are there."""
+        self._sorted = None
         self.twins = self.twins[~np.isin(self.twins[:, 1], ids)]
         lost = np.flatnonzero(np.isin(self.ids, ids))  # objects whose own id goes
         heirs = np.searchsorted(self.twins[:, 0], lost)  # the first twin of each, if it has one
@@ -120,13 +124,30 @@ class ObjectTable:
         order = np.argsort(ids)
         return objects[order], ids[order]
 
+    def find(self, ids: Int64) -> Int64:
+        """Return the object of each of (m,) ids, -1 where it has none."""
+        if self._sorted is None:
+            self._sorted = np.stack(self.pairs())
+        objects, known = self._sorted
+        found = np.full(len(ids), _NONE, np.int64)
+        if len(known):
+            rows = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+            there = known[rows] == ids
+            found[there] = objects[rows[there]]
+        return found
+
     def write(self, folder: Path) -> None:
         """Write the table into a folder that is there."""
         for name, file in _FILES.items():
             np.save(folder / file, getattr(self, name), allow_pickle=False)
+        np.save(folder / _SORTED, np.stack(self.pairs()), allow_pickle=False)
 
     def read(self, folder: Path) -> None:
         """Read what write wrote. Raises OSError or ValueError."""
         for name, file in _FILES.items():
             setattr(self, name, np.load(folder / file, allow_pickle=False))
-        self.idle = int((self.ids == _NONE).sum())
+        self.idle, self._sorted = int((self.ids == _NONE).sum()), None
+        if (folder / _SORTED).exists():  # earlier versions wrote none
+            self._sorted = np.load(folder / _SORTED, mmap_mode="r", allow_pickle=False)
+            if self._sorted.shape != (2, len(self)):
+                raise ValueError(f"{_SORTED} has the shape {self._sorted.shape}")

@@ -13,12 +13,12 @@ import numpy as np
 
 from vesearch.errors import CatalogDamagedError, StoreMissingError
 from vesearch.records import Entities, Float32
-from vesearch.store import builds, projections
+from vesearch.store import builds
 from vesearch.store.builds import Opened
 from vesearch.store.catalog import Catalog
 from vesearch.store.catalog_rows import KnownImage
 from vesearch.store.entities import to_rows
-from vesearch.store.rows import RANKS, STRIDE, EmbeddingRows, EntityRows, ImageRows, VectorRows
+from vesearch.store.rows import RANKS, STRIDE, EmbeddingRows, EntityRows, ImageRows
 from vesearch.store.sealed import REPAIR
 from vesearch.store.shards import Store
 
@@ -89,8 +89,6 @@ class Snapshot:
         self.made_with = made_with
         self._lock = threading.RLock()
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
-        self._vectors: OrderedDict[int, Float32 | None] = OrderedDict()
-        self._vectors_made_with: str | None = None
         self._logged: dict[int, set[int]] = {}  # shard of the log -> the images that it has
 
     @classmethod
@@ -186,34 +184,10 @@ class Snapshot:
         own = embeddings[known.start : known.start + len(known.entities)]
         return own.astype(np.float32) if len(own) == len(known.entities) else None
 
-    def vectors_of(self, image: KnownImage) -> Float32 | None:
-        """Return the (n, dim) vectors of an image's entities, as the index has them.
-
-        None where they are not there, or of another projection.
-        """
-        shard = image.image_id // STRIDE
-        with self._lock:
-            if shard not in self._vectors:
-                self._vectors[shard] = self._read_vectors(shard)
-                if len(self._vectors) > _TABLES_KEPT:
-                    self._vectors.popitem(last=False)
-            self._vectors.move_to_end(shard)
-            table = self._vectors[shard]
+    def vectors_of(self, image: KnownImage) -> Float32:
+        """Return the (n, dim) vectors of an image's entities as the index has them; zeros: none."""
         count = 0 if image.entities is None else len(image.entities)
-        own = None if table is None else table[image.start : image.start + count]
-        return own if own is not None and len(own) == count else None
-
-    def _read_vectors(self, shard: int) -> Float32 | None:
-        upstream = self.made_with[EmbeddingRows.KIND]
-        if self._vectors_made_with is None:
-            made_with = projections.vectors_fingerprint(self.build.projection, upstream)
-            self._vectors_made_with = made_with
-        try:
-            if self.store.is_done(VectorRows.KIND, shard, self._vectors_made_with):
-                return self.store.read(VectorRows, shard).vectors
-        except StoreMissingError:  # compacted away
-            pass
-        return None
+        return self.build.index.vectors(image.image_id * RANKS + np.arange(count))
 
     def _shard(self, shard: int, *, whole: bool = False) -> _Shard:
         """Return a shard's entities; it is read once, and a few are kept."""
