@@ -25,7 +25,7 @@ from vesearch.job import Job
 from vesearch.records import Match
 from vesearch.search import Searcher
 from vesearch.stages import build_index, forget
-from vesearch.store import builds
+from vesearch.store import builds, projections
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import (
     RANKS,
@@ -420,6 +420,7 @@ def test_another_recall_builds_anew(photos: Path, config: Config) -> None:
 def test_a_projection_fitted_on_much_less_is_told_of(
     photos: Path, config: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
+    config = settings(Path(config.run.store), "projection.dim=4")
     pipeline.ingest(config, [photos])
     build(config)
     for seed in range(20):
@@ -430,6 +431,25 @@ def test_a_projection_fitted_on_much_less_is_told_of(
     caplog.clear()
     build(config)  # also when there is nothing else to say
     assert "fitted on 7 entities" in caplog.text
+
+
+def test_a_projection_of_few_entities_gets_more_dimensions_as_they_become_many(
+    photos: Path, config: Config, store: Store
+) -> None:
+    """Seven entities span six dimensions; 27 could have 26, which are asked for."""
+    pipeline.ingest(config, [photos])
+    build(config)
+    assert len(projections.load(store).components) == 6
+    for seed in range(20):
+        draw(photos / f"new{seed}.png", 60 + seed)
+    pipeline.ingest(config, [photos])
+    assert build(config) == "built"
+    assert len(projections.load(store).components) > 12
+    assert build(config) == "current"
+    draw(photos / "one.png", 99)
+    pipeline.ingest(config, [photos])
+    assert build(config) == "updated"  # one more is no reason
+    assert_sound(config)
 
 
 def test_a_query_keeps_to_the_projection_of_its_index(

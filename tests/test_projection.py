@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from vesearch.projection import Projection, fit, normalised
+from vesearch.projection import Projection, fit, normalised, thinned
 
 RNG = np.random.default_rng(0)
 CLOUD = (RNG.normal(size=(400, 64)) * np.linspace(3, 0.1, 64) + 1).astype(np.float32)
@@ -57,3 +57,22 @@ def test_wrong_shapes_are_named() -> None:
         Projection(np.zeros(2, np.float32), np.zeros((1, 3), np.float32), np.zeros(1, np.float32))
     with pytest.raises(ValueError, match=r"embeddings must be \(n, 64\), got \(3, 5\)"):
         fit(CLOUD).project(np.zeros((3, 5), np.float32))
+
+
+def test_a_time_lapse_takes_no_directions_from_the_rest() -> None:
+    """500 frames of one scene, which differ by noise, beside 30 things."""
+    rng = np.random.default_rng(1)
+    things = rng.normal(size=(30, 64)).astype(np.float32)
+    frames = (rng.normal(size=64) + 0.05 * rng.normal(size=(500, 64))).astype(np.float32)
+    both = thinned(np.concatenate([frames, things]))
+    assert len(both) <= 30 + 8
+    assert all((both == thing).all(1).any() for thing in things)  # of what is different, all stays
+    held = fit(both, dim=20).project(things)
+    alone = fit(things, dim=20).project(things)
+    bent = fit(np.concatenate([frames, things]), dim=20).project(things)
+
+    def off(vectors: np.ndarray) -> float:
+        return float(np.abs(vectors @ vectors.T - alone @ alone.T).mean())
+
+    assert off(held) < off(bent)
+    assert np.array_equal(thinned(things), things)

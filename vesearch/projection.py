@@ -8,6 +8,11 @@ import numpy as np
 
 from vesearch.records import Float32
 
+_DRAWN = 256  # embeddings whose near-copies are looked for
+_NEAR_COPY = 0.95  # cosine of embeddings above which one is about the same as another
+_COPIES = 4  # kept of those
+_BLOCK = 10_000  # embeddings that are compared at once
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Projection:
@@ -42,6 +47,28 @@ def normalised(rows: Float32) -> Float32:
     """Return rows scaled to length 1; zero rows stay zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def thinned(embeddings: Float32, *, seed: int = 0) -> Float32:
+    """Return (n, d) embeddings of which near-copies are left out, but for a few of each.
+
+    A time-lapse that is half of a collection would else take half of the directions. What is looked
+    for is what there is much of: whatever is about the same as one of _DRAWN random ones.
+    """
+    rng = np.random.default_rng([seed, 2])
+    drawn = rng.permutation(len(embeddings))[:_DRAWN]
+    leaders = normalised(embeddings[drawn]).T  # (d, m)
+    same = np.concatenate(
+        [
+            normalised(embeddings[start : start + _BLOCK]) @ leaders > _NEAR_COPY
+            for start in range(0, len(embeddings), _BLOCK)
+        ]
+    )  # (n, m)
+    kept = np.ones(len(embeddings), bool)
+    for leader, own in zip(drawn, same.T, strict=True):
+        if kept[leader]:
+            kept[rng.permutation(np.flatnonzero(kept & own))[_COPIES:]] = False
+    return embeddings[kept]
 
 
 def fit(embeddings: Float32, *, dim: int = 128, seed: int = 0) -> Projection:

@@ -7,7 +7,7 @@ import numpy as np
 from vesearch.config import kept_settings
 from vesearch.errors import StoreMissingError
 from vesearch.job import Job
-from vesearch.projection import fit
+from vesearch.projection import fit, thinned
 from vesearch.records import Float32
 from vesearch.store import projections
 from vesearch.store.catalog import Catalog
@@ -15,6 +15,7 @@ from vesearch.store.rows import EmbeddingRows
 from vesearch.system.digests import fingerprint_of
 
 _CHOICE = 4  # times as many entities as are wanted are drawn from
+_GROWN = 2  # times as many entities as the projection was fitted on: it may get more dimensions
 
 
 def fingerprint_now(job: Job) -> str:
@@ -24,9 +25,14 @@ def fingerprint_now(job: Job) -> str:
 
 
 def fit_projection(job: Job, *, refit: bool = False) -> bool:
-    """Fit PCA unless one with these settings is there; tell whether it was fitted now."""
+    """Fit PCA unless one with these settings is there; tell whether it was fitted now.
+
+    One of few entities, which has fewer dimensions than are asked for, is fitted anew as the
+    collection grows.
+    """
     store, fingerprint, path = job.store, fingerprint_now(job), projections.path_of(job.store)
-    if not refit and path.exists() and store.fingerprint(path) == fingerprint:
+    there = path.exists() and store.fingerprint(path) == fingerprint
+    if there and not refit and not _is_outgrown(job):
         return False
     sample = _sample(job)
     if not len(sample):
@@ -34,9 +40,18 @@ def fit_projection(job: Job, *, refit: bool = False) -> bool:
             f"store {store.path} has no embeddings yet; run: vesearch ingest FOLDER"
         )
     settings = job.config.projection
-    projection = fit(sample, dim=settings.dim, seed=settings.seed)
+    projection = fit(thinned(sample, seed=settings.seed), dim=settings.dim, seed=settings.seed)
     projections.save(store, projection, fitted_on=len(sample), fingerprint=fingerprint)
     return True
+
+
+def _is_outgrown(job: Job) -> bool:
+    """Tell whether the projection lacks dimensions that the collection could now give it."""
+    wanted = min(job.config.projection.dim, job.embedder.dim)
+    if len(projections.load(job.store).components) >= wanted:
+        return False
+    now = sum(Catalog.of(job.store).live_entities().values())
+    return now >= _GROWN * projections.fitted_on(job.store)
 
 
 def _sample(job: Job) -> Float32:
