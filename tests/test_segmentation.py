@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,16 @@ LEFT, RIGHT = rectangle(0, 0, 40, 100), rectangle(60, 0, 100, 100)
 def test_all_found_is_one() -> None:
     truth = content(annotation(LEFT), annotation(RIGHT))
     figures, objects = score(truth, {1: entities(LEFT, RIGHT)}, least_share=0.01)
+    assert math.isnan(figures.pop("ar20_small"))  # both are large
     assert objects == 2 and figures == {"ap": 1.0, "ap50": 1.0, "ar10": 1.0, "ar20": 1.0}
+
+
+def test_small_objects_are_counted_by_themselves_too() -> None:
+    small, other = rectangle(80, 0, 90, 20), rectangle(80, 50, 100, 70)  # 2 and 4 %
+    truth = content(annotation(LEFT), annotation(small), annotation(other))
+    figures, objects = score(truth, {1: entities(LEFT, small)}, least_share=0.01)
+    assert objects == 3 and figures["ar20"] == pytest.approx(2 / 3)
+    assert figures["ar20_small"] == pytest.approx(0.5)
 
 
 def test_half_found() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,26 +18,38 @@ from vesearch.records import Bool, Entities, Float32, Int64, UInt8
 from vesearch.system.digests import sha256, version_digest
 from vesearch.weights import zoo
 
+if TYPE_CHECKING:  # torch takes seconds to import; digests and --help must not wait for it
+    import torch
+
 WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
-_SIDE = 448  # px: the longest side the network sees
-_VERSION = "segmenter-3"  # change it whenever the same outputs may give other entities
+# px: the longest sides at which the network sees a photo, smallest first
+_SIDES = {"fast": (448,), "normal": (448, 640), "thorough": (448, 640, 896)}
+_VERSION = "segmenter-4"  # change it whenever the same outputs may give other entities
 _LEAST_SCORE = 0.1  # below it nothing is found, but the whole image
-_INSIDE = 0.4  # probability: masks cut at one half come out too small
-_SAME = 0.65  # IoU of masks above which the lesser of two is the same thing
-_PART = 0.5  # share of its score that a thing loses which lies within a larger and better one
-_SPECK = 0.1  # share of a mask below which a part apart from the rest, or a hole, is a mistake
+_INSIDE = 0.45  # probability: masks cut at one half come out too small
+_SHARP_PX = 224  # a thing's mask is made at the largest scale at which it is no larger than this
 _WHOLE_SCORE = 0.05  # of the whole image when nothing stands out
-_SIZE_COUNTS = 0.3  # power of its share of the image, in how much a thing stands out
-_CENTRE_COUNTS = 2.0  # and over how far from the centre it lies, in sides
+_STUFF_SCORE = 0.05  # of a region of background, times its share of the image
+_SIZE_COUNTS = 0.15  # power of its share of the image, in how much a thing stands out
+_CENTRE_COUNTS = 1.0  # and over how far from the centre it lies, in sides
 
 
 class Segmenter:
-    """Mask R-CNN with the one class "entity"; weights: a file, or "" for the shipped ones."""
+    """Mask R-CNN with the one class "entity"; weights: a file, or "" for the shipped ones.
+
+    effort: "fast" looks at a photo once, "normal" at two scales, "thorough" at three.
+    """
 
     def __init__(
-        self, *, weights: str = "", selection: Selection | None = None, device: str = "cpu"
+        self,
+        *,
+        weights: str = "",
+        effort: str = "normal",
+        selection: Selection | None = None,
+        device: str = "cpu",
     ) -> None:
         self.weights = weights
+        self.effort = effort
         self.selection = selection or Selection()
         self.device = device
 
@@ -52,15 +64,26 @@ class Segmenter:
         Raises ModelError for weights that do not fit.
         """
         import torch
+        from scipy import ndimage  # noqa: F401  (loaded first: only loaded libraries are limited)
+        from threadpoolctl import threadpool_limits
 
         self.selection.check_labels(None)
         found: dict[int, Entities] = {}
-        with torch.inference_mode():
-            small = [shrink(pixels, _SIDE, multiple=32) for pixels in images]
-            for group in batches([s.shape for s in small], devices.resolve(self.device)):
-                outputs = self._forward(np.stack([small[i] for i in group]))
-                for i, output in zip(group, outputs, strict=True):
-                    found[i] = self._entities(output, images[i].shape[:2])
+        # so small products gain nothing from a second BLAS thread, whose waiting for the next one
+        # made the network's own threads take twice as long
+        with torch.inference_mode(), threadpool_limits(limits=1, user_api="blas"):
+            small = [
+                [shrink(pixels, side, multiple=32) for side in _SIDES[self.effort]]
+                for pixels in images
+            ]
+            shapes = [tuple(one.shape for one in scales) for scales in small]
+            for group in batches(shapes, devices.resolve(self.device)):
+                scales = zip(*(small[i] for i in group), strict=True)
+                views = [self._view(np.stack(same)) for same in scales]
+                for row, i in enumerate(group):
+                    own = [view.row(row) for view in views]
+                    seen = _Seen(small[i][0], own[0].features["1"][0].cpu().numpy())
+                    found[i] = self._entities(self._things(own), seen, images[i].shape[:2])
         return [found[i] for i in range(len(images))]
 
     @cached_property
@@ -77,47 +100,121 @@ class Segmenter:
         load_tensors(network, self._path)
         network.eval().requires_grad_(False)
         network.backbone.fold()
-        # scores only fall from here on: what is below now needs no mask, the costliest part
-        network.roi_heads.score_thresh = _LEAST_SCORE
         return network.to(devices.resolve(self.device)).to(memory_format=torch.channels_last)
 
-    def _forward(self, small: UInt8) -> list[dict[str, Any]]:
-        """Return boxes, scores, small masks and the image size of (n, h, w, 3) images."""
-        from torchvision.models.detection.image_list import ImageList
-
-        size_hw = (small.shape[1], small.shape[2])
+    def _view(self, small: UInt8) -> _View:
+        """Look at (n, h, w, 3) images."""
         x = lite0.to_input(small, devices.resolve(self.device))
-        model, sizes = self._model, [size_hw] * len(small)
-        features = model.backbone(x)
-        proposals, _ = model.rpn(ImageList(x, sizes), features)
-        found, _ = model.roi_heads(features, proposals, sizes)
-        return [one | {"size_hw": size_hw} for one in found]
+        return _View(self._model.backbone(x), (small.shape[1], small.shape[2]))
 
-    def _entities(self, found: dict[str, Any], size_hw: tuple[int, ...]) -> Entities:
-        """Select at the network's size, then draw what is selected at the image's."""
-        size = found["size_hw"]
-        small = found["masks"].new_tensor(_tidied(found["masks"][:, 0].cpu().numpy()))[:, None]
-        # half the size is enough to compare them
-        inside = _drawn(found["boxes"] / 2, small, (size[0] // 2, size[1] // 2))
-        distinct, scores = _distinct(inside, found["scores"].cpu().numpy().astype(np.float32))
+    def _things(self, views: Sequence[_View]) -> _Things:
+        """Return what is found in one image, seen at several scales: each thing once."""
+        import torch
+
+        from vesearch.detectors.joining import joined
+
+        found = [self._model.boxes(view.features, view.size_hw) for view in views]
+        boxes, scores = joined(
+            torch.cat([b / view.unit(b) for (b, _), view in zip(found, views, strict=True)]),
+            torch.cat([scores for _, scores in found]),
+            least=_LEAST_SCORE,
+        )
+        probabilities = boxes.new_zeros(len(boxes), 28, 28)
+        done = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+        for view in reversed(views):
+            inside = boxes * view.unit(boxes)
+            sides = (inside[:, 2:] - inside[:, :2]).clamp(min=0)
+            own = ~done & ((sides.prod(1).sqrt() <= _SHARP_PX) | (view is views[0]))
+            if own.any():
+                probabilities[own] = self._model.masks(view.features, inside[own], view.size_hw)
+            done |= own
+        return _Things(boxes, scores.cpu().numpy(), probabilities, views[0].size_hw)
+
+    def _entities(self, things: _Things, seen: _Seen, size_hw: tuple[int, ...]) -> Entities:
+        """Select at half the network's size, then draw what is selected at the image's."""
+        from vesearch.detectors.joining import distinct, tidied
+
+        small = tidied(things.masks.cpu().numpy(), _INSIDE)
+        half = (things.size_hw[0] // 2, things.size_hw[1] // 2)  # enough to compare them
+        inside = _drawn(things.boxes, small, half)
+        rows, scores = distinct(inside, things.scores, least=_LEAST_SCORE)
         shares = inside.mean((1, 2)).astype(np.float32)
-        rows = distinct[self.selection.rows(scores[distinct], shares[distinct])]
+        rows = rows[self.selection.rows(scores[rows], shares[rows])]
         h, w = size_hw[:2]
-        if not len(rows):
-            whole = np.ones((1, h, w), bool)
-            return masks.to_entities(whole, np.array([_WHOLE_SCORE], np.float32))
-        placed = found["boxes"].cpu().numpy() / np.array([size[1], size[0]] * 2, np.float32)
-        rows = _first_seen(rows, scores, shares, placed)
-        boxes = found["boxes"].new_tensor(placed[rows] * np.array([w, h, w, h], np.float32))
-        return masks.to_entities(_drawn(boxes, small[rows], (h, w)), scores[rows])
+        if len(rows):
+            rows = _first_seen(rows, scores, shares, things.boxes.cpu().numpy())
+            drawn, scores = _drawn(things.boxes[rows], small[rows], (h, w)), scores[rows]
+        else:
+            drawn, scores = np.ones((1, h, w), bool), np.array([_WHOLE_SCORE], np.float32)
+        found = masks.to_entities(drawn, scores)
+        return self._with_background(found, np.logical_or.reduce(inside[rows]), seen)
+
+    def _with_background(self, things: Entities, covered: Bool, seen: _Seen) -> Entities:
+        """Add, after the things, the regions of what they do not cover; (h, w), of any size."""
+        from vesearch.detectors.background import background
+
+        if self.selection.stuff == "drop" or len(things) >= self.selection.max_entities:
+            return things
+        found = background(seen.pixels, seen.features, covered)
+        shares = found.mean((1, 2)).astype(np.float32)
+        scores = shares * _STUFF_SCORE  # below every thing's
+        rows = self.selection.rows(scores, shares, is_stuff=np.ones(len(found), bool))
+        rows = rows[: self.selection.max_entities - len(things)]
+        drawn = np.array([masks.enlarged(mask, things.size_hw) for mask in found[rows]])
+        drawn = drawn.reshape(-1, *things.size_hw)
+        return things.joined(
+            masks.to_entities(drawn, scores[rows], is_stuff=np.ones(len(rows), bool))
+        )
 
 
-def _drawn(boxes: Any, small: Any, size_hw: tuple[int, int]) -> Bool:
-    """Return small masks, (n, 1, 28, 28), where their boxes lie in an image: (n, h, w)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """Feature maps of images, as the network's backbone gives them, and the images' size in px."""
+
+    features: dict[str, torch.Tensor]
+    size_hw: tuple[int, int]
+
+    def row(self, row: int) -> _View:
+        """Return that of one of the images."""
+        return _View({n: f[row : row + 1] for n, f in self.features.items()}, self.size_hw)
+
+    def unit(self, like: torch.Tensor) -> torch.Tensor:
+        """Return what (n, 4) boxes in pixels are divided by to be in [0, 1]."""
+        return like.new_tensor([self.size_hw[1], self.size_hw[0]] * 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """What the network saw of an image at the smallest scale.
+
+    pixels: (h, w, 3). features: (c, h / 16, w / 16), of its pyramid.
+    """
+
+    pixels: UInt8
+    features: Float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Things:
+    """What was found in an image: boxes (n, 4) in [0, 1], scores (n,), masks (n, 28, 28) in them.
+
+    size_hw: of the smallest image that the network saw.
+    """
+
+    boxes: torch.Tensor
+    scores: Float32
+    masks: torch.Tensor
+    size_hw: tuple[int, int]
+
+
+def _drawn(boxes: torch.Tensor, small: Float32, size_hw: tuple[int, int]) -> Bool:
+    """Return (n, 28, 28) masks where their (n, 4) boxes, in [0, 1], lie in an image: (n, h, w)."""
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-    drawn: Float32 = paste_masks_in_image(small, boxes, size_hw)[:, 0].cpu().numpy()
-    inside: Bool = drawn > _INSIDE
+    h, w = size_hw
+    placed = boxes * boxes.new_tensor([w, h, w, h])
+    drawn = paste_masks_in_image(boxes.new_tensor(small)[:, None], placed, size_hw)
+    inside: Bool = drawn[:, 0].cpu().numpy() > _INSIDE
     return inside
 
 
@@ -133,44 +230,3 @@ def _first_seen(rows: Int64, scores: Float32, shares: Float32, placed: Float32) 
     salience *= np.exp(-_CENTRE_COUNTS * (centres**2).sum(1))
     first = int(salience.argmax())
     return np.concatenate([rows[[first]], np.delete(rows, first)])
-
-
-def _tidied(small: Float32) -> Float32:
-    """Return (n, 28, 28) probabilities without specks of a thing and small holes in it."""
-    from scipy.ndimage import label
-
-    tidy = small.copy()
-    for mask in tidy:
-        parts, _ = label(mask > _INSIDE)
-        sizes = np.bincount(parts.ravel())
-        sizes[0] = sizes.sum()  # the background is no speck
-        mask[(sizes < _SPECK * sizes[1:].max(initial=0))[parts]] = 0
-        gaps, _ = label(np.pad(mask <= _INSIDE, 1, constant_values=True))
-        sizes = np.bincount(gaps.ravel())
-        sizes[gaps[0, 0]] = gaps.size  # what is around the thing is no hole
-        mask[(sizes < _SPECK * np.count_nonzero(mask > _INSIDE))[gaps[1:-1, 1:-1]]] = 1
-    return tidy
-
-
-def _distinct(inside: Bool, scores: Float32) -> tuple[Int64, Float32]:
-    """Return the rows that are no better row's thing again, best first, and the scores of all.
-
-    What lies within a larger and better one may be a part of it that was taken for a thing: it
-    counts up to _PART less.
-    """
-    flat = inside.reshape(len(inside), math.prod(inside.shape[1:])).astype(np.float32)
-    both = flat @ flat.T
-    areas = np.diag(both)
-    iou = both / np.maximum(areas[:, None] + areas[None] - both, 1)
-    lowered = np.zeros_like(scores)
-    kept: list[int] = []
-    for row in np.argsort(-scores, kind="stable").tolist():
-        if not areas[row] or (iou[row, kept] > _SAME).any():
-            continue
-        larger = [other for other in kept if areas[other] > areas[row]]
-        within = both[row, larger].max(initial=0) / areas[row]
-        lowered[row] = scores[row] * (1 - _PART * within)
-        kept.append(row)
-    lowered[lowered < _LEAST_SCORE] = 0
-    order = np.argsort(-lowered, kind="stable")
-    return order[lowered[order] > 0], lowered

@@ -1,8 +1,10 @@
-"""The network of the built-in segmenter: Mask R-CNN on EfficientNet-Lite0.
+"""The network of the built-in segmenter: a two-stage Mask R-CNN on EfficientNet-Lite0.
 
-Mask R-CNN: He et al. 1703.06870; feature pyramid: Lin et al. 1612.03144. One class, "entity", so
-that what was never labelled can be found too. It looks for things of one percent of a photo and
-more: the pyramid therefore starts at stride 8, which leaves out most of the usual computation.
+Mask R-CNN: He et al. 1703.06870; feature pyramid: Lin et al. 1612.03144; a second box head that
+starts from the first one's boxes: Cai & Vasconcelos 1712.00726; boxes scored by their overlap with
+the object: Kim et al. 2108.06753. One class, "entity", so that what was never labelled can be found
+too. It looks for things of one percent of a photo and more: the pyramid therefore starts at stride
+8, which leaves out most of the usual computation.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 
 from vesearch.checkpoints import pytorch, tensorfile
 from vesearch.errors import ModelError
@@ -30,8 +34,12 @@ _HIDDEN = 256  # of the box head
 _STRIDES = (8, 16, 32, 64)
 _ANCHORS = tuple((stride * 4, stride * 6) for stride in _STRIDES)  # px
 _RATIOS = (0.5, 1.0, 2.0)
+_OVERLAP_COUNTS = 0.5  # power of how well a box fits in its score; the rest is how sure it is one
+_REFINED = 60  # boxes of an image at one scale that the second box head looks at
 _BACKBONE = "backbone.body."
+_FIRST_HEAD = ("roi_heads.box_head.", "roi_heads.box_predictor.")
 _TAUGHT = ("blocks.4.", "blocks.5.", "blocks.6.")  # of the backbone, strides 16 and 32
+REFINED = BoxCoder((20.0, 20.0, 10.0, 10.0))  # what is left to move is half as much
 
 
 class Pyramid(nn.Module):
@@ -89,6 +97,22 @@ class _BoxHead(nn.Module):
         return functional.relu(self.flat(self.convs(x).flatten(1)))
 
 
+class Refiner(nn.Module):
+    """The second box head: (n, c, 7, 7) -> is it one (n, 2), box deltas (n, 8), overlap (n,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = _BoxHead()
+        self.predictor = FastRCNNPredictor(_HIDDEN, 2)
+        self.overlap = nn.Linear(_HIDDEN, 1)  # logit of the IoU of its box with the object
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return what the class says."""
+        hidden = self.head(x)
+        classes, deltas = self.predictor(hidden)
+        return classes, deltas, self.overlap(hidden)[:, 0]
+
+
 class _MaskPredictor(nn.Module):
     """(n, c, 14, 14) -> (n, 2, 28, 28): torchvision reads the mask of class 1."""
 
@@ -143,6 +167,49 @@ class SegmenterNetwork(nn.Module):
             nms_thresh=0.7,
         )
         self.roi_heads = roi_heads
+        self.refiner = Refiner()
+
+    def boxes(
+        self, features: OrderedDict[str, torch.Tensor], size_hw: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (m, 4) boxes of one image, in pixels of size_hw, and (m,) scores in [0, 1].
+
+        A box of every proposal that may be a thing: what is the same again is not told apart yet.
+        """
+        heads, sizes = self.roi_heads, [size_hw]
+        batch = ImageList(features["0"].new_zeros(1, 3, *size_hw), sizes)
+        proposals, _ = self.rpn(batch, features)
+        x = heads.box_roi_pool(features, proposals, sizes)
+        first, deltas = heads.box_predictor(heads.box_head(x))
+        boxes = _moved(heads.box_coder, deltas, proposals[0], size_hw)
+        first = first.softmax(1)[:, 1]
+        worth = first.topk(min(_REFINED, len(first))).indices
+        boxes, first = boxes[worth], first[worth]
+        x = heads.box_roi_pool(features, [boxes], sizes)
+        second, deltas, overlap = self.refiner(x)
+        boxes = _moved(REFINED, deltas, boxes, size_hw)
+        sure = (first + second.softmax(1)[:, 1]) / 2
+        return boxes, sure ** (1 - _OVERLAP_COUNTS) * overlap.sigmoid() ** _OVERLAP_COUNTS
+
+    def masks(
+        self,
+        features: OrderedDict[str, torch.Tensor],
+        boxes: torch.Tensor,
+        size_hw: tuple[int, int],
+    ) -> torch.Tensor:
+        """Return (m, 28, 28) probabilities of being inside the thing of each (m, 4) box."""
+        heads = self.roi_heads
+        x = heads.mask_head(heads.mask_roi_pool(features, [boxes], [size_hw]))
+        found: torch.Tensor = heads.mask_predictor(x)[:, 1].sigmoid()
+        return found
+
+
+def _moved(
+    coder: BoxCoder, deltas: torch.Tensor, boxes: torch.Tensor, size_hw: tuple[int, int]
+) -> torch.Tensor:
+    """Return boxes moved by the deltas of class 1, within the image."""
+    moved: torch.Tensor = clip_boxes_to_image(coder.decode(deltas, [boxes])[:, 1], size_hw)
+    return moved
 
 
 def is_shared(name: str) -> bool:
@@ -152,8 +219,16 @@ def is_shared(name: str) -> bool:
 
 
 def load_tensors(network: SegmenterNetwork, path: Path) -> None:
-    """Load exported weights. Raises ModelError for those that do not fit."""
+    """Load exported weights. Raises ModelError for those that do not fit.
+
+    Weights of before there was a second box head start it as the first one's.
+    """
     tensors = {name: t.float() for name, t in tensorfile.read_tensors(path).items()}
+    for name in [n for n in tensors if n.startswith(_FIRST_HEAD)]:
+        later = name.replace("roi_heads.box_", "refiner.")
+        tensors.setdefault(later, tensors[name].clone())
+    for name in ("refiner.overlap.weight", "refiner.overlap.bias"):
+        tensors.setdefault(name, torch.zeros_like(network.state_dict()[name]))
     try:
         fit = network.load_state_dict(tensors, strict=False)
     except RuntimeError as err:

@@ -28,6 +28,8 @@ from vesearch.system.progress import bar
 
 _MOST_BYTES = 2_000_000_000  # of an annotation file
 _RECALL_AT = (10, 20)  # entities per photo
+_SMALL = 0.05  # share of its photo below which an object is small
+_FIGURES = ("ap", "ap50", "ar10", "ar20", "ar20_small")
 _WHOLE = 1e6  # areas are given to the evaluator as so many parts of their photo
 _EVERYTHING = 1e10
 
@@ -38,12 +40,14 @@ class Segmentation:
 
     ap: average precision, the mean over IoU thresholds 0.50, 0.55, …, 0.95; ap50: at 0.50.
     ar10, ar20: share of the objects found by the first 10 or 20 entities, mean over the thresholds.
+    ar20_small: the same of those below a twentieth of their photo; NaN where there are none.
     """
 
     ap: float
     ap50: float
     ar10: float
     ar20: float
+    ar20_small: float
     photos: int
     objects: int
     seconds_per_image: float
@@ -94,7 +98,7 @@ def evaluate(config: Config, annotations: Path, folder: Path) -> Segmentation:
 def score(
     content: Mapping[str, Any], found: Mapping[int, Entities], *, least_share: float
 ) -> tuple[dict[str, float], int]:
-    """Return ap, ap50, ar10 and ar20, and how many objects there were to be found.
+    """Return ap, ap50, ar10, ar20 and ar20_small, and how many objects there were to be found.
 
     content: a COCO annotation; found: the ranked entities by image id; photos that are not in it
     are left out. least_share: of the photo; smaller objects are ignored.
@@ -119,13 +123,15 @@ def score(
             guess = _instance(len(guesses) + 1, image_id, runs, sizes[image_id])
             guesses.append(guess | {"score": sure})
     if not objects:
-        return dict.fromkeys(("ap", "ap50", "ar10", "ar20"), float("nan")), 0
+        return dict.fromkeys(_FIGURES, float("nan")), 0
     precision, recall = _accumulated(sizes, truth, guesses, least_share)
     figures = {
         "ap": float(precision.mean()),
         "ap50": float(precision[0].mean()),
-        "ar10": float(recall[:, 0].mean()),
-        "ar20": float(recall[:, 1].mean()),
+        "ar10": float(recall[:, 0, 0].mean()),
+        "ar20": float(recall[:, 0, 1].mean()),
+        # -1 where there is nothing to find
+        "ar20_small": float(recall[:, 1, 1].mean()) if recall[0, 1, 1] >= 0 else float("nan"),
     }
     return figures, objects
 
@@ -136,7 +142,10 @@ def _accumulated(
     guesses: list[dict[str, Any]],
     least_share: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return precision (10 thresholds, 101 recalls) and recall (10 thresholds, 2 counts)."""
+    """Return precision, (10 thresholds, 101 recalls), and recall, (10, 2 kinds, 2 counts).
+
+    kinds: all objects, and the small ones.
+    """
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
@@ -144,13 +153,14 @@ def _accumulated(
         evaluator.params.useCats = 0
         evaluator.params.imgIds = sorted(sizes)
         evaluator.params.maxDets = list(_RECALL_AT)
-        evaluator.params.areaRng = [[least_share * _WHOLE, _EVERYTHING]]
-        evaluator.params.areaRngLbl = ["all"]
+        least = least_share * _WHOLE
+        evaluator.params.areaRng = [[least, _EVERYTHING], [least, max(least, _SMALL * _WHOLE)]]
+        evaluator.params.areaRngLbl = ["all", "small"]
         evaluator.evaluate()
         evaluator.accumulate()
     # (thresholds, recalls, classes, areas, counts): -1 where there is nothing to find
     precision: NDArray[np.float64] = evaluator.eval["precision"][:, :, 0, 0, -1]
-    recall: NDArray[np.float64] = evaluator.eval["recall"][:, 0, 0, :]
+    recall: NDArray[np.float64] = evaluator.eval["recall"][:, 0]
     return precision, recall
 
 

@@ -28,7 +28,8 @@ class Source:
 class Recipe:
     """A training run. side: px of the square scenes; warm_up: steps.
 
-    least_zoom, most_zoom: of a photo's longest side, relative to the scene's.
+    least_zoom, most_zoom: of a photo's longest side, relative to the scene's. mosaics: share of
+    the scenes that are made of four photos.
     backbone_rate: learning rate of the backbone's last stages, as a share; at 0 they are frozen.
     averaging: of the weights, per step; what is shipped is their moving average.
     """
@@ -39,6 +40,7 @@ class Recipe:
     side: int = setting(416, low=128, high=4096)
     least_zoom: float = setting(0.8, low=0.1, high=10.0)
     most_zoom: float = setting(1.6, low=0.1, high=10.0)
+    mosaics: float = setting(0.0, low=0.0, high=1.0)
     learning_rate: float = setting(6e-4, low=1e-7, high=1.0)
     backbone_rate: float = setting(0.0, low=0.0, high=1.0)
     weight_decay: float = setting(0.05, low=0.0, high=1.0)

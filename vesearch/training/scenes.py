@@ -6,7 +6,7 @@ Pasting objects of other photos: Ghiasi et al. 2012.07177 (simple copy-paste).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ _LEAST_VISIBLE = 0.3  # share of an object left after cropping and pasting, else
 _LEAST_SOURCE = 0.008  # share of its photo that a pasted object has at least
 _PASTE = 0.5  # of the scenes get objects of another photo
 _PASTED_SIDE = (0.12, 0.6)  # of the scene: the longest side of a pasted object
+_CROWD = 0.3  # of these scenes get more and smaller ones instead, which touch and overlap
+_CROWD_OF = (4, 13)  # objects, the second number excluded
+_CROWD_SIDE = (0.1, 0.3)
 _GREY = 0.08  # of the scenes lose their colours
 _COLOUR = 0.35  # largest change of brightness, contrast and saturation
 
@@ -31,7 +34,7 @@ class Scene:
     """One training example.
 
     pixels: (s, s, 3) uint8; masks: (n, s, s); ignored_xyxy: (k, 4) boxes whose inside is no
-    background; complete_xyxy: (4,) box outside of which nothing is known to be background.
+    background; complete_xyxy: (m, 4) boxes outside of which nothing is known to be background.
     """
 
     pixels: UInt8
@@ -46,33 +49,90 @@ def make(
     side: int,
     zoom: tuple[float, float],
     rng: np.random.Generator,
+    *,
+    mosaics: float = 0.0,
 ) -> Scene:
     """Return a random scene of side x side pixels.
 
-    weights: how often each photo is taken; zoom: least and most of its longest side, over side.
+    weights: how often each photo is taken; zoom: least and most of its longest side, over side;
+    mosaics: share of the scenes that are made of four photos, a quarter each.
     """
-    photo = photos[rng.choice(len(photos), p=weights)]
-    shapes = [*photo.objects, *photo.crowd, *([photo.complete] if photo.complete else [])]
-    scale = side / max(photo.pixels.shape[:2]) * float(np.exp(rng.uniform(*np.log(zoom))))
-    pixels, layers = _placed(photo.pixels, shapes, side, scale, rng)
-    count = len(photo.objects)
-    objects, crowd = layers[:count], layers[count : count + len(photo.crowd)]
-    whole = np.array([area_of(runs) for runs in photo.objects], np.float32) * scale**2
-    complete = box_or_nothing(layers[-1]) if photo.complete else np.array([0, 0, side, side])
+
+    def drawn() -> Photo:
+        return photos[rng.choice(len(photos), p=weights)]
+
+    if rng.random() < mosaics:
+        half = side // 2
+        quarters = [_Part.of(drawn(), half, (1.0, max(1.0, zoom[1])), rng) for _ in range(4)]
+        part = _Part.joined(quarters)
+    else:
+        part = _Part.of(drawn(), side, zoom, rng)
     if rng.random() < _PASTE:
-        other = photos[rng.choice(len(photos), p=weights)]
-        pixels, objects, whole = _paste(pixels, objects, whole, other, rng)
-    areas = objects.sum((1, 2))
+        part = _paste(part, drawn(), rng)
+    areas = part.objects.sum((1, 2))
     large = areas >= _LEAST_OBJECT * side * side
-    keep = large & (areas >= _LEAST_VISIBLE * whole)
-    unclear = [*objects[~keep & (areas > 0)], *crowd]
+    keep = large & (areas >= _LEAST_VISIBLE * part.whole)
+    unclear = [*part.objects[~keep & (areas > 0)], *part.crowd]
     ignored = [box_or_nothing(mask) for mask in unclear]
     return Scene(
-        pixels=_recoloured(pixels, rng),
-        masks=objects[keep],
+        pixels=_recoloured(part.pixels, rng),
+        masks=part.objects[keep],
         ignored_xyxy=np.array(ignored, np.float32).reshape(-1, 4),
-        complete_xyxy=complete.astype(np.float32),
+        complete_xyxy=part.complete_xyxy,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """A square of a photo: pixels, masks of objects and crowds, and whole, the objects' own areas.
+
+    complete_xyxy: as a Scene has it.
+    """
+
+    pixels: UInt8
+    objects: Bool
+    crowd: Bool
+    whole: Float32
+    complete_xyxy: Float32
+
+    @classmethod
+    def of(
+        cls, photo: Photo, side: int, zoom: tuple[float, float], rng: np.random.Generator
+    ) -> _Part:
+        """Cut a random one out of a photo."""
+        shapes = [*photo.objects, *photo.crowd, *([photo.complete] if photo.complete else [])]
+        scale = side / max(photo.pixels.shape[:2]) * float(np.exp(rng.uniform(*np.log(zoom))))
+        pixels, layers = _placed(photo.pixels, shapes, side, scale, rng)
+        count = len(photo.objects)
+        complete = box_or_nothing(layers[-1]) if photo.complete else np.array([0, 0, side, side])
+        return cls(
+            pixels=pixels,
+            objects=layers[:count],
+            crowd=layers[count : count + len(photo.crowd)],
+            whole=np.array([area_of(runs) for runs in photo.objects], np.float32) * scale**2,
+            complete_xyxy=complete.astype(np.float32)[None],
+        )
+
+    @classmethod
+    def joined(cls, quarters: Sequence[_Part]) -> _Part:
+        """Put four of them together to one twice as large."""
+        half = len(quarters[0].pixels)
+        places = [(0, 0), (0, half), (half, 0), (half, half)]
+        pixels = np.empty((2 * half, 2 * half, 3), np.uint8)
+        layers: list[list[Bool]] = [[], []]
+        for part, (top, left) in zip(quarters, places, strict=True):
+            pixels[top : top + half, left : left + half] = part.pixels
+            around = ((0, 0), (top, half - top), (left, half - left))
+            for into, masks in zip(layers, (part.objects, part.crowd), strict=True):
+                into.append(np.pad(masks, around))
+        objects, crowd = (np.concatenate(own) for own in layers)
+        offsets = np.array([(left, top, left, top) for top, left in places], np.float32)
+        complete = [p.complete_xyxy + o for p, o in zip(quarters, offsets, strict=True)]
+        whole = np.concatenate([part.whole for part in quarters])
+        known = np.concatenate(complete)
+        if (known == np.array([[0, 0, half, half]]) + offsets).all():  # all of it
+            known = np.array([[0, 0, 2 * half, 2 * half]], np.float32)
+        return cls(pixels, objects, crowd, whole, known)
 
 
 def box_or_nothing(mask: Bool) -> Float32:
@@ -110,18 +170,22 @@ def _placed(
     return square, layers
 
 
-def _paste(
-    pixels: UInt8, objects: Bool, whole: Float32, other: Photo, rng: np.random.Generator
-) -> tuple[UInt8, Bool, Float32]:
-    """Put up to three objects of another photo on top."""
-    side = len(pixels)
+def _paste(part: _Part, other: Photo, rng: np.random.Generator) -> _Part:
+    """Put up to three objects of another photo on top, or a crowd of smaller ones."""
+    side, objects, whole = len(part.pixels), part.objects, part.whole
     least = _LEAST_SOURCE * other.pixels.shape[0] * other.pixels.shape[1]
     sources = [runs for runs in other.objects if area_of(runs) >= least]
-    canvas = Image.fromarray(pixels)
-    for choice in rng.permutation(len(sources))[: rng.integers(1, 4)]:
+    crowded = rng.random() < _CROWD
+    count = rng.integers(*(_CROWD_OF if crowded else (1, 4)))
+    sizes = _CROWD_SIDE if crowded else _PASTED_SIDE
+    # a crowd may hold a thing more than once
+    chosen = np.resize(rng.permutation(len(sources)), count if crowded and sources else 0)
+    chosen = chosen if crowded else rng.permutation(len(sources))[:count]
+    canvas = Image.fromarray(part.pixels)
+    for choice in chosen:
         mask = decoded(sources[choice])
         x0, y0, x1, y1 = box_of(mask)
-        longest = side * np.exp(rng.uniform(*np.log(_PASTED_SIDE)))
+        longest = side * np.exp(rng.uniform(*np.log(sizes)))
         scale = longest / max(x1 - x0, y1 - y0)
         size = (max(4, round((x1 - x0) * scale)), max(4, round((y1 - y0) * scale)))
         shape = Image.fromarray(mask[y0:y1, x0:x1].view(np.uint8) * 255)
@@ -140,7 +204,7 @@ def _paste(
         covered = np.asarray(layer) > 127
         objects = np.concatenate([objects & ~covered, covered[None]])
         whole = np.append(whole, np.float32(np.count_nonzero(np.asarray(shape) > 127)))
-    return np.asarray(canvas), objects, whole
+    return replace(part, pixels=np.asarray(canvas), objects=objects, whole=whole)
 
 
 def _recoloured(pixels: UInt8, rng: np.random.Generator) -> UInt8:

@@ -54,7 +54,10 @@ class _Scenes(Dataset[Any]):
     def __getitem__(self, number: int) -> scenes.Scene:
         rng = np.random.default_rng([self.recipe.seed, self.start + number])
         zoom = self.recipe.least_zoom, self.recipe.most_zoom
-        return scenes.make(self.photos, self.weights, self.recipe.side, zoom, rng)
+        recipe = self.recipe
+        return scenes.make(
+            self.photos, self.weights, recipe.side, zoom, rng, mosaics=recipe.mosaics
+        )
 
 
 class Run:
@@ -178,6 +181,7 @@ class Run:
         settings = [f"detect.weights={weights}", f"run.device={self.device}"]
         found = segmentation.evaluate(load_config(overrides=settings), held_out, folder / "images")
         figures = {"AP50": found.ap50, "AP": found.ap, "AR@10": found.ar10, "AR@20": found.ar20}
+        figures["AR@20 small"] = found.ar20_small
         self._append("measured.csv", {n: f"{value:.4f}" for n, value in figures.items()})
 
     def _log(self, recent: Sequence[dict[str, float]], seconds: float) -> None:
