@@ -37,7 +37,7 @@ from vesearch.evaluation.retrieval import Gallery, Retrieval, collect, measure
 from vesearch.job import Job
 from vesearch.networks import lite0
 from vesearch.photos.decode import digest_of
-from vesearch.records import Entities, Float32, Frame, UInt8
+from vesearch.records import Crop, Entities, Float32, Frame, UInt8
 
 RESAMPLES = 1000
 GREY = (127, 127, 127)
@@ -64,26 +64,26 @@ class Remembered:
 # ------------------------------------------------------------------------------------- crops
 
 
-def without_background(blurred: bool, remembered: Remembered) -> Callable[..., list[bytes]]:
+def without_background(blurred: bool, remembered: Remembered) -> Callable[..., list[Crop]]:
     """Return a cut_boxes that leaves only what lies in the entity's mask as it is."""
     usual = describe.cut_crops
 
-    def cut(frame: Frame, boxes_xyxy: Float32, settings: CropSettings) -> list[bytes]:
+    def cut(frame: Frame, wanted: Entities, settings: CropSettings) -> list[Crop]:
         image = Image.fromarray(frame.pixels)
         behind = Image.new("RGB", image.size, GREY)
         if blurred:
             behind = image.filter(ImageFilter.GaussianBlur(max(image.size) / 30))
         entities = remembered.found[digest_of(frame.pixels.tobytes())]
-        jpegs: list[bytes] = []
-        for box in boxes_xyxy:
+        crops: list[Crop] = []
+        for row, box in enumerate(wanted.boxes_xyxy):
             mask = mask_of(box, entities, frame)
             pixels = frame.pixels
             if mask is not None:
                 soft = Image.fromarray(mask.astype(np.uint8) * 255)
                 soft = soft.filter(ImageFilter.MaxFilter(5)).filter(ImageFilter.GaussianBlur(2))
                 pixels = np.asarray(Image.composite(image, behind, soft))
-            jpegs += usual(replace(frame, pixels=pixels), box[None], settings)
-        return jpegs
+            crops += usual(replace(frame, pixels=pixels), wanted.take([row]), settings)
+        return crops
 
     return cut
 
@@ -102,17 +102,17 @@ def mask_of(box: Float32, entities: Entities, frame: Frame) -> Any:
     return masks.decoded(runs)
 
 
-def stretched(frame: Frame, boxes_xyxy: Float32, settings: CropSettings) -> list[bytes]:
+def stretched(frame: Frame, wanted: Entities, settings: CropSettings) -> list[Crop]:
     """Stretch what is cut out to a square, instead of putting grey beside it."""
-    image, jpegs = Image.fromarray(frame.pixels), []
+    image, crops = Image.fromarray(frame.pixels), []
     side = (settings.size, settings.size)
-    for box in boxes_xyxy * (frame.pixels.shape[1] / frame.width):
+    for box in wanted.boxes_xyxy * (frame.pixels.shape[1] / frame.width):
         region = describe.region_of(box, settings, image.size)
         buffer = io.BytesIO()
         cut = image.resize(side, Image.Resampling.BICUBIC, box=region, reducing_gap=2.0)
         cut.save(buffer, "JPEG", quality=settings.quality, subsampling=0)
-        jpegs.append(buffer.getvalue())
-    return jpegs
+        crops.append(Crop(buffer.getvalue()))
+    return crops
 
 
 # -------------------------------------------------------------------------------- embeddings
@@ -127,7 +127,7 @@ class Pooled(Lite0):
         super().__init__(precision="float32")
         self.pool, self.dim = pool, dim
 
-    def _forward(self, crops: UInt8, *, bfloat16: bool) -> torch.Tensor:
+    def _forward(self, crops: UInt8, covers: Any, *, bfloat16: bool) -> torch.Tensor:
         net: Any = self._model
         early = net.blocks(net.bn1(net.conv_stem(lite0.to_input(crops, self._device))))
         return self.pool(early, net.bn2(net.conv_head(early)))
@@ -136,9 +136,11 @@ class Pooled(Lite0):
 class Mirrored(Lite0):
     """The mean of a crop's embedding and its mirror image's."""
 
-    def _forward(self, crops: UInt8, *, bfloat16: bool) -> torch.Tensor:
-        both = np.concatenate([crops, crops[:, :, ::-1]])
-        found = super()._forward(both, bfloat16=bfloat16)
+    def _forward(self, crops: UInt8, covers: Any, *, bfloat16: bool) -> torch.Tensor:
+        both, mirrored = np.concatenate([crops, crops[:, :, ::-1]]), covers
+        if covers is not None:
+            mirrored = np.concatenate([covers, covers[:, :, ::-1]])
+        found = super()._forward(both, mirrored, bfloat16=bfloat16)
         return found[: len(crops)] + found[len(crops) :]
 
 
@@ -245,6 +247,10 @@ def rows() -> list[Row]:
         ),
         Row("background blurred", cut=lambda remembered: without_background(True, remembered)),
         Row("background grey", cut=lambda remembered: without_background(False, remembered)),
+        *(
+            Row(f"`embed.mask_weight={w}`", (f"embed.mask_weight={w}",))
+            for w in ("0.0", "0.25", "0.75", "1.0")
+        ),
         *(Row(f"`crop.widen={w}`", (f"crop.widen={w}",)) for w in ("0.0", "1.0")),
         Row("stretched to the square", cut=lambda _: stretched),
         Row("stretched, `crop.widen=0.0`", ("crop.widen=0.0",), cut=lambda _: stretched),
@@ -279,7 +285,7 @@ def galleries(
 def measured(
     row: Row, sets: Sequence[list[Label]], made: Sequence[Gallery], config: Config
 ) -> tuple[Measured, list[Retrieval]]:
-    found = [measure(g, labels, config.projection) for g, labels in zip(made, sets, strict=True)]
+    found = [measure(g, labels, config) for g, labels in zip(made, sets, strict=True)]
     ap = [np.array(one.figures.ap) for one in found]
     if row.project:
         for i, (gallery, labels) in enumerate(zip(made, sets, strict=True)):

@@ -99,9 +99,9 @@ def bench_ingest(photos: Path, scratch: Path) -> Iterator[Line]:
     entities: list = []
     detect_s = seconds(lambda: entities.extend(detect_all(frames, detector_batch)))
     jpegs = [
-        jpeg
+        crop.jpeg
         for frame, found in zip(frames, entities, strict=True)
-        for jpeg in describe.cut_crops(frame, found.boxes_xyxy, config.crop)
+        for crop in describe.cut_crops(frame, found, config.crop)
     ]
     crops = describe.read_crops(jpegs, config.crop.size)
     embedders = {n: EMBEDDERS.create("builtin", batch_size=n) for n in (4, 8, 16, 32)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from vesearch import describe
+from vesearch import describe, masks
 from vesearch.config import CropSettings
-from vesearch.records import Frame
+from vesearch.records import COVER_SIDE, Crop, Frame
 
 
 def frame(width: int, height: int) -> Frame:
@@ -20,9 +22,22 @@ def frame(width: int, height: int) -> Frame:
 
 def cut(photo: Frame, box: tuple[float, ...], **settings: float) -> np.ndarray:
     wanted = CropSettings(size=96, quality=100, **settings)  # type: ignore[arg-type]
-    return describe.read_crops(describe.cut_crops(photo, np.array([box], np.float32), wanted), 96)[
-        0
-    ]
+    entity = masks.of_boxes(np.array([box], np.float32), (photo.height, photo.width), (60, 90))
+    return describe.read_crops([describe.cut_crops(photo, entity, wanted)[0].jpeg], 96)[0]
+
+
+def test_a_crop_knows_how_much_of_each_part_lies_in_the_mask() -> None:
+    """The left half of a wide box, cut out with grey bars above and below; the mask is coarse."""
+    photo = frame(280, 280)
+    left = masks.of_boxes(np.array([[0, 70, 140, 210]], np.float32), (280, 280), (28, 28))
+    wide = replace(left, boxes_xyxy=np.array([[0, 70, 280, 210]], np.float32))
+    crop = describe.cut_crops(photo, wide, CropSettings(context=0.0, widen=0.0))[0]
+    cover = describe.read_covers([crop, Crop(b"jpeg")])
+    expected = np.zeros((COVER_SIDE, COVER_SIDE))
+    expected[3:11, :7] = 1  # the box's 7 rows lie in the middle, from 3.5 to 10.5
+    expected[[3, 10], :7] = 0.5
+    assert np.abs(cover[0] - expected).max() < 0.01
+    assert (cover[1] == 1).all()  # of an earlier version: not known
 
 
 @pytest.mark.parametrize(
@@ -60,3 +75,34 @@ def test_what_is_missing_of_a_square_is_grey() -> None:
     assert np.abs(pixels[-28:].astype(int) - 127).max() < 6
     full = cut(frame(300, 200), (90, 80, 210, 120), widen=1.0, context=0.0)
     assert not (np.abs(full.astype(int) - 127).max(-1) < 6).any()
+
+
+def ramp(*ends: int) -> np.ndarray:
+    """Return an even change of grey from left to right, (96, 96, 3)."""
+    return np.repeat(np.linspace(*ends, 96)[None, :, None], 96, 0).repeat(3, 2).astype(np.uint8)
+
+
+NOISE = np.random.default_rng(0).integers(-4, 5, (96, 96, 3))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "blank"),
+    [
+        (np.zeros((96, 96, 3), np.uint8), True),
+        (np.full((96, 96, 3), 255, np.uint8), True),
+        ((ramp(20, 20) + NOISE).astype(np.uint8), True),  # a lens cap, with a sensor's noise
+        (ramp(60, 200), True),
+        (np.where(np.indices((96, 96))[1][..., None] < 48, ramp(60, 60), ramp(90, 90)), False),
+        (cut(frame(300, 200), (90, 80, 210, 120), widen=1.0), False),
+    ],
+)
+def test_a_blank_crop_shows_nothing(pixels: np.ndarray, blank: bool) -> None:
+    cover = np.ones((COVER_SIDE, COVER_SIDE), np.float32)
+    assert describe.is_blank(pixels, cover) == blank
+
+
+def test_only_what_lies_in_the_mask_makes_a_crop_blank() -> None:
+    pixels = cut(frame(300, 200), (90, 80, 210, 120), widen=1.0)
+    beside = np.zeros((COVER_SIDE, COVER_SIDE), np.float32)
+    beside[:3] = 1  # red alone
+    assert describe.is_blank(pixels, beside) and not describe.is_blank(pixels, beside[::-1] * 0)

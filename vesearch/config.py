@@ -31,15 +31,18 @@ def setting(
     choices: tuple[str, ...] = (),
     many: bool = False,
     kept: Kept = "as result",
+    before: Scalar | None = None,
 ) -> Any:
     """Declare a setting in a dataclass: its default, if it need not be given, and what it may be.
 
     low, high: themselves included. many: a text that may be given as a list of texts.
     kept: what a store does with it: "as result" (remembered, and part of the fingerprints),
     "as place" (remembered: where a model is, while its digest is what counts) or "not".
+    before: the value that stands for how things were done before there was the setting, and by
+    stores that record none therefore.
     """
-    metadata = {"low": low, "high": high, "choices": choices, "many": many, "kept": kept}
-    return field(default=default, metadata=metadata)
+    rules = {"low": low, "high": high, "choices": choices, "many": many}
+    return field(default=default, metadata={**rules, "kept": kept, "before": before})
 
 
 COMMAND_LINE, REMEMBERED, DEFAULT = "command line", "the store", "default"
@@ -76,6 +79,7 @@ class DetectSettings:
     min_score: float = setting(0.0, low=0.0, high=1.0)
     stuff: str = setting("last", choices=("keep", "last", "drop"))
     exclude_labels: str = setting("", many=True)
+    effort: str = setting("normal", choices=("fast", "normal", "thorough"), before="normal")
     batch_size: int = setting(0, low=0, high=256, kept="not")
 
 
@@ -95,6 +99,7 @@ class EmbedSettings:
 
     embedder: str = setting("builtin")
     weights: str = setting("", kept="as place")
+    mask_weight: float = setting(0.5, low=0.0, high=1.0, before=0.0)
     precision: str = setting("auto", choices=("auto", "float32", "bfloat16"), kept="not")
     batch_size: int = setting(0, low=0, high=1024, kept="not")
 
@@ -123,6 +128,7 @@ class QuerySettings:
     """What a query returns."""
 
     top: int = setting(10, low=1, high=1_000)
+    min_confidence: float = setting(0.5, low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -156,11 +162,25 @@ def flatten(config: Config) -> dict[str, Scalar]:
 
 
 def kept_settings(config: Config, section: str, kept: Kept = "as result") -> dict[str, Scalar]:
-    """Return a section's settings that a store keeps so, as {"section.key": value}."""
+    """Return a section's settings that a store keeps so, as {"section.key": value}.
+
+    One with its value of before is not kept: fingerprints stay what they were.
+    """
+    own = (
+        (f"{s}.{f.name}", getattr(r, f.name), f) for s, r, f in _settings(config) if s == section
+    )
     return {
-        f"{s}.{f.name}": getattr(record, f.name)
-        for s, record, f in _settings(config)
-        if s == section and f.metadata["kept"] == kept
+        key: value
+        for key, value, f in own
+        if f.metadata["kept"] == kept and value != f.metadata["before"]
+    }
+
+
+def as_before(section: str) -> dict[str, Scalar]:
+    """Return the settings that stores of earlier versions do not record, and what they mean."""
+    known = ((s, f) for s, _, f in _settings(Config()) if s == section)
+    return {
+        f"{s}.{f.name}": f.metadata["before"] for s, f in known if f.metadata["before"] is not None
     }
 
 

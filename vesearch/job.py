@@ -8,7 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from vesearch.config import Config, Kept, Scalar, kept_settings, load_config, names_in
+from vesearch.config import (
+    Config,
+    DetectSettings,
+    Kept,
+    Scalar,
+    as_before,
+    kept_settings,
+    load_config,
+    names_in,
+)
 from vesearch.detectors import DETECTORS, Detector
 from vesearch.detectors.selection import Selection
 from vesearch.embedders import EMBEDDERS, Embedder
@@ -37,6 +46,8 @@ class Job:
         """The configured detector. Raises UnknownNameError or ConfigError."""
         detect = self.config.detect
         given: dict[str, Any] = _given(model=detect.model, weights=detect.weights)
+        if detect.effort != DetectSettings().effort:  # else those that know none are not asked
+            given["effort"] = detect.effort
         made: Detector = DETECTORS.create(
             detect.detector,
             selection=Selection(
@@ -58,6 +69,7 @@ class Job:
         given: dict[str, Any] = _given(weights=embed.weights)
         made: Embedder = EMBEDDERS.create(
             embed.embedder,
+            offered={"mask_weight": embed.mask_weight},
             precision=self._precision,
             batch_size=embed.batch_size,
             device=self.config.run.device,
@@ -153,6 +165,9 @@ class Job:
         made_with, now = self.store.settings(), self.settings() | self.places()
         for digest in (digest for digest in _DIGESTS if _binds(self.store, digest)):
             if made_with.get(digest) != now[digest]:
+                section = digest.partition(".")[0]
+                if not any(settings.get(f"{section}.weights") for settings in (made_with, now)):
+                    raise _of_another_version(self.store, made_with, section)
                 was, is_ = (_weights_name(s, digest) for s in (made_with, now))
                 raise StoreMismatchError(
                     f"store {self.store.path} was made with {was}, not {is_}: "
@@ -171,6 +186,18 @@ class Job:
         if upstream != ImageRows.KIND:
             return open_
         return [s for s in open_ if self.store.counts(ImageRows, s)["images"]]
+
+
+def _of_another_version(
+    store: Store, made_with: Mapping[str, Any], section: str
+) -> StoreMismatchError:
+    """Return the error for a store whose model's own weights were others."""
+    kind = {"detect": "detector", "embed": "embedder"}[section]
+    name = made_with.get(f"{section}.{kind}")
+    return StoreMismatchError(
+        f"store {store.path} was made with the {kind} {name!r} of another version of vesearch: "
+        "make a new one with this (vesearch ingest FOLDER --store NEW), or keep to that version"
+    )
 
 
 def _fingerprints(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -227,7 +254,9 @@ def remembered_by(config: Config) -> dict[str, Any]:
     store = Store(Path(config.run.store))
     if not store.exists():
         return {}
-    remembered = {key: v for key, v in store.settings().items() if _binds(store, key)}
+    recorded = {k: v for section in _TABLES for k, v in as_before(section).items()}
+    recorded |= store.settings()
+    remembered = {key: v for key, v in recorded.items() if _binds(store, key)}
     model = str(remembered.get("detect.model", ""))
     if model.endswith(".py") and not config.detect.model and Path(model).is_file():
         # a store may come from anybody, and a LazyConfig is run

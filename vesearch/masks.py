@@ -100,6 +100,15 @@ def resized(counts: bytes, size_hw: tuple[int, int], wanted_hw: tuple[int, int])
     return {"size": list(wanted_hw), "counts": counts}
 
 
+def enlarged(mask: Bool, size_hw: tuple[int, int]) -> Bool:
+    """Return an (h, w) mask at another size, its outline smoothed."""
+    image = Image.fromarray(mask.view(np.uint8) * 255)
+    resized: Bool = (
+        np.asarray(image.resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR)) > 127
+    )
+    return resized
+
+
 def box_of(mask: Bool) -> tuple[int, int, int, int]:
     """Return the tight (x0, y0, x1, y1) box of a non-empty (h, w) mask, ends exclusive."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -121,6 +130,33 @@ def peak_of(mask: Bool) -> tuple[float, float]:
     depth = distance_transform_edt(np.pad(grid, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(int(depth.argmax()), depth.shape)
     return float(x0 + int(column) * step) + 0.5, float(y0 + int(row) * step) + 0.5
+
+
+def of_boxes(
+    boxes_xyxy: Float32, size_hw: tuple[int, int], mask_size_hw: tuple[int, ...]
+) -> Entities:
+    """Return (n, 4) boxes, in pixels of an image of size_hw, as entities that fill them.
+
+    mask_size_hw: height and width of the masks; what comes after is not looked at.
+    """
+    height, width = mask_size_hw[:2]
+    scale = np.array([width / size_hw[1], height / size_hw[0]] * 2)
+    low, high = np.floor(boxes_xyxy * scale).astype(int), np.ceil(boxes_xyxy * scale).astype(int)
+    filled = np.zeros((len(boxes_xyxy), height, width), bool)
+    for mask, (x0, y0, _, _), (_, _, x1, y1) in zip(filled, low, high, strict=True):
+        mask[max(0, y0) : max(y1, y0 + 1), max(0, x0) : max(x1, x0 + 1)] = True
+    sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    return Entities(
+        size_hw=size_hw,
+        boxes_xyxy=boxes_xyxy,
+        areas=sides.prod(1).astype(np.float32),
+        scores=np.ones(len(boxes_xyxy), np.float32),
+        peaks_xy=(boxes_xyxy[:, :2] + sides / 2).astype(np.float32),
+        mask_size_hw=(height, width),
+        masks=encode(filled),
+        labels=(None,) * len(boxes_xyxy),
+        is_stuff=np.zeros(len(boxes_xyxy), bool),
+    )
 
 
 def to_entities(

@@ -111,6 +111,21 @@ class Entities:
             is_stuff=self.is_stuff[index],
         )
 
+    def joined(self, other: Entities) -> Entities:
+        """Return these and then other ones of the same image, whose masks have the same size."""
+        if (self.size_hw, self.mask_size_hw) != (other.size_hw, other.mask_size_hw):
+            raise ValueError(f"entities of {self.size_hw} and {other.size_hw} are not of one image")
+        return replace(
+            self,
+            boxes_xyxy=np.concatenate([self.boxes_xyxy, other.boxes_xyxy]),
+            areas=np.concatenate([self.areas, other.areas]),
+            scores=np.concatenate([self.scores, other.scores]),
+            peaks_xy=np.concatenate([self.peaks_xy, other.peaks_xy]),
+            masks=self.masks + other.masks,
+            labels=self.labels + other.labels,
+            is_stuff=np.concatenate([self.is_stuff, other.is_stuff]),
+        )
+
     def scaled(self, size_hw: tuple[int, int]) -> Entities:
         """Return boxes, areas and peaks in pixels of an image of size_hw; masks stay."""
         sy, sx = size_hw[0] / self.size_hw[0], size_hw[1] / self.size_hw[1]
@@ -121,6 +136,22 @@ class Entities:
             areas=(self.areas * (sx * sy)).astype(np.float32),
             peaks_xy=(self.peaks_xy * [sx, sy]).astype(np.float32),
         )
+
+
+COVER_SIDE = 14  # cells of a crop's cover
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """An entity cut out of its photo, as it is embedded.
+
+    jpeg: a square one; b"" where the photo was gone by then.
+    cover: how much of each of COVER_SIDE x COVER_SIDE cells of it lies in the entity's mask, 0 to
+        255, row by row; b"" where that is not known.
+    """
+
+    jpeg: bytes
+    cover: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +172,8 @@ class Match:
     alike: a path of each photo that is nearly the same, and is no match of its own therefore.
     box_xyxy, peak_xy: pixels of the upright photo.
     similarity: cosine in [-1, 1]; percentile: share in [0, 100] of random entity pairs that are
-        less similar, None where the collection has no pairs.
+        less similar, None where the collection has no pairs. confidence: how likely it is that this
+        is what was asked for, in [0, 1].
     mask, mask_size_hw: COCO run lengths of the entity, over an image of that size; b"" where they
         were not asked for.
     """
@@ -158,3 +190,4 @@ class Match:
     mask_size_hw: tuple[int, int]
     stale: bool = False
     alike: tuple[str, ...] = ()
+    confidence: float = 0.0

@@ -16,7 +16,7 @@ import numpy as np
 from vesearch.config import Config
 from vesearch.describe import cut_crops, embed_crops, find_entities
 from vesearch.job import Job
-from vesearch.records import Frame
+from vesearch.records import Crop, Frame
 from vesearch.stages.contents import Content, Looked, decoded_ahead
 from vesearch.store.entities import Detected, to_rows
 from vesearch.store.rows import CropRows, EmbeddingRows, EntityRows
@@ -87,11 +87,11 @@ class Work:
             batches = batched(self._frames(contents, looked), job.batch_size("detect"))
             for batch in ahead(pool, self._detect_and_cut, batches, depth=2):
                 whole.images.extend(batch.images)
-                whole.jpegs.extend(batch.jpegs)
-                embeddings.append(embed_crops(job.embedder, batch.jpegs, job.config.crop.size))
+                whole.crops.extend(batch.crops)
+                embeddings.append(embed_crops(job.embedder, batch.crops, job.config.crop.size))
                 self._tell(len(batch.images))
         entities, embedded = to_rows(whole.images), EmbeddingRows(np.concatenate(embeddings))
-        return Tables(tuple(looked), entities, CropRows(tuple(whole.jpegs)), embedded)
+        return Tables(tuple(looked), entities, CropRows.of(whole.crops), embedded)
 
     def _frames(
         self, contents: Sequence[Content], looked: list[Looked]
@@ -110,7 +110,7 @@ class Work:
         made = _Described([], [])
         for (place, frame), entities in zip(batch, found, strict=True):
             made.images.append(Detected(place, entities))
-            made.jpegs.extend(cut_crops(frame, entities.boxes_xyxy, self._job.config.crop))
+            made.crops.extend(cut_crops(frame, entities, self._job.config.crop))
         return made
 
     def _tell(self, done: int) -> None:
@@ -122,7 +122,7 @@ class _Described(NamedTuple):
     """A batch of images with their entities, and the crops of all of them."""
 
     images: list[Detected]
-    jpegs: list[bytes]
+    crops: list[Crop]
 
 
 _KEPT: dict[Config, Work] = {}

@@ -14,6 +14,7 @@ from vesearch.care.problems import Problem, read_table, reason
 from vesearch.errors import CatalogDamagedError, StoreError
 from vesearch.job import Job
 from vesearch.projection import Projection
+from vesearch.records import COVER_SIDE
 from vesearch.store import catalog
 from vesearch.store.catalog import Catalog
 from vesearch.store.folding import Look
@@ -210,8 +211,10 @@ def _wrong_payload(rows: Rows | None, entities: int) -> str | None:
     if isinstance(rows, CropRows):
         if len(rows.jpegs) != entities:
             return f"has {len(rows.jpegs)} rows for {entities} entities"
-        odd = [jpeg for jpeg in rows.jpegs if jpeg and not jpeg.startswith(b"\xff\xd8")]
-        return "has a crop that is no JPEG" if odd else None
+        if any(jpeg and not jpeg.startswith(b"\xff\xd8") for jpeg in rows.jpegs):
+            return "has a crop that is no JPEG"
+        odd = any(len(cover) not in (0, COVER_SIDE**2) for cover in rows.covers)
+        return "has a crop's cover of another size" if odd else None
     if isinstance(rows, EmbeddingRows):
         if len(rows.embeddings) != entities:
             return f"has {len(rows.embeddings)} rows for {entities} entities"

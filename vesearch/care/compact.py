@@ -133,7 +133,7 @@ def _blank(store: Store, shard: int, rows: Rows, dead: Bool) -> None:
             if values[dead].any():
                 changed[field.name] = np.where(_like(dead, values), values.dtype.type(0), values)
         else:
-            blank = b"" if field.name in ("masks", "jpegs") else None
+            blank = b"" if field.name in ("masks", "jpegs", "covers") else None
             if any(values[row] != blank for row in np.flatnonzero(dead)):
                 changed[field.name] = tuple(
                     blank if gone else value for value, gone in zip(values, dead, strict=True)

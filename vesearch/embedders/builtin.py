@@ -1,4 +1,4 @@
-"""The embedded default: pooled features of an ImageNet EfficientNet-Lite0."""
+"""Pooled features of an ImageNet EfficientNet-Lite; Lite0 is the embedded default."""
 
 from __future__ import annotations
 
@@ -7,26 +7,77 @@ from typing import TYPE_CHECKING
 
 from vesearch.embedders.network import NetworkEmbedder
 from vesearch.networks import lite0
-from vesearch.records import UInt8
+from vesearch.records import Float32, UInt8
 
 if TYPE_CHECKING:
     import torch
 
+_LEAST_COVER = 0.01  # cells of the map; of less nothing can be told
+
 
 class Lite0(NetworkEmbedder):
-    """EfficientNet-Lite0, 1280-d: average pooling of the last feature map."""
+    """EfficientNet-Lite0, 1280-d: pooling of the last feature map.
+
+    mask_weight: how much of it is the average over the entity's mask, in [0, 1]; the rest is that
+    over the whole crop.
+    """
 
     dim = 1280
+    _variant = "lite0"
+
+    def __init__(
+        self,
+        *,
+        mask_weight: float = 0.0,
+        precision: str = "auto",
+        batch_size: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(precision=precision, batch_size=batch_size, device=device)
+        self.mask_weight = mask_weight
 
     @property
     def weights_digest(self) -> str:
         """Digest of the weights file."""
-        return lite0.weights_digest()
+        return lite0.weights_digest(self._variant)
+
+    def embed_masked(self, crops: UInt8, covers: Float32) -> Float32:
+        """Return the (n, 1280) embeddings of crops, what lies in their entities counting more.
+
+        covers: (n, c, c) how much of each cell of a crop lies in the mask, in [0, 1].
+        """
+        return self._embed(crops, covers)
 
     @cached_property
     def _model(self) -> torch.nn.Module:
-        return lite0.load().to(self._device)
+        return lite0.load(self._variant).to(self._device)
 
-    def _forward(self, crops: UInt8, *, bfloat16: bool) -> torch.Tensor:
+    def _forward(self, crops: UInt8, covers: Float32 | None, *, bfloat16: bool) -> torch.Tensor:
         x = lite0.to_input(crops, self._device)  # (n, s, s, 3) -> (n, 3, s, s)
-        return lite0.pooled(self._model, x, bfloat16=bfloat16)
+        found = lite0.last_map(self._model, x, bfloat16=bfloat16).float()
+        whole = found.mean((2, 3))  # (n, c, h, w) -> (n, c)
+        if covers is None or not self.mask_weight:
+            return whole
+        return whole.lerp(inside(found, covers, whole), self.mask_weight)
+
+
+class Lite2(Lite0):
+    """EfficientNet-Lite2, 1280-d: larger, better and slower; its weights are another package."""
+
+    _variant = "lite2"
+
+
+def inside(found: torch.Tensor, covers: Float32, whole: torch.Tensor) -> torch.Tensor:
+    """Return the (n, c) averages of (n, c, h, w) maps over what lies in a mask.
+
+    covers: as MaskedEmbedder has them. whole: the averages over all, for what is too thin for the
+    map.
+    """
+    import torch
+
+    h, w = found.shape[2:]
+    cells = torch.from_numpy(covers).to(found.device)[:, None]
+    weights = torch.nn.functional.adaptive_avg_pool2d(cells, (h, w))  # (n, 1, h, w)
+    total = weights.sum((2, 3))  # (n, 1)
+    average = (found * weights).sum((2, 3)) / total.clamp(min=_LEAST_COVER)
+    return torch.where(total > _LEAST_COVER, average, whole)

@@ -35,8 +35,11 @@ class NetworkEmbedder(ABC):
         """Length of an embedding."""
 
     @abstractmethod
-    def _forward(self, crops: UInt8, *, bfloat16: bool) -> torch.Tensor:
-        """Return the (n, dim) embeddings of one batch of (n, s, s, 3) crops."""
+    def _forward(self, crops: UInt8, covers: Float32 | None, *, bfloat16: bool) -> torch.Tensor:
+        """Return the (n, dim) embeddings of one batch of (n, s, s, 3) crops.
+
+        covers: as MaskedEmbedder has them; only what embed_masked is given.
+        """
 
     @cached_property
     def _device(self) -> str:
@@ -51,6 +54,9 @@ class NetworkEmbedder(ABC):
 
     def embed(self, crops: UInt8) -> Float32:
         """Return the (n, dim) float32 embeddings of (n, s, s, 3) uint8 RGB crops."""
+        return self._embed(crops, None)
+
+    def _embed(self, crops: UInt8, covers: Float32 | None) -> Float32:
         import torch
 
         if crops.ndim != 4 or crops.shape[3] != 3 or crops.dtype != np.uint8:
@@ -61,6 +67,7 @@ class NetworkEmbedder(ABC):
         with torch.inference_mode():
             for start in range(0, len(crops), size):
                 batch = crops[start : start + size]
-                features = self._forward(batch, bfloat16=bfloat16)
+                own = None if covers is None else covers[start : start + size]
+                features = self._forward(batch, own, bfloat16=bfloat16)
                 out[start : start + len(batch)] = features.cpu().numpy()
         return out

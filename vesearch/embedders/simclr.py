@@ -10,7 +10,7 @@ from vesearch.checkpoints import converted, tensorfile
 from vesearch.embedders.network import NetworkEmbedder
 from vesearch.errors import ConfigError
 from vesearch.networks.architecture import NORMALISATIONS
-from vesearch.records import UInt8
+from vesearch.records import Float32, UInt8
 from vesearch.system.digests import version_digest
 from vesearch.weights import zoo
 
@@ -85,7 +85,7 @@ class SimCLR(NetworkEmbedder):
         # not torch.compile: on a GPU it would be faster, after a minute for each size of batch
         return net.to(self._device).to(memory_format=torch.channels_last)
 
-    def _forward(self, crops: UInt8, *, bfloat16: bool) -> torch.Tensor:
+    def _forward(self, crops: UInt8, covers: Float32 | None, *, bfloat16: bool) -> torch.Tensor:
         import torch
 
         net = self._model

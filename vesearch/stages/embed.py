@@ -19,13 +19,13 @@ def embed_pending(job: Job) -> int:
     total = sum(count_entities(job.store, shard) for shard in pending)
     with bar("embed", total=total, unit="ent", waits_for="loading models") as progress:
         for shard in pending:
-            jpegs = job.store.read(CropRows, shard).jpegs
+            crops = job.store.read(CropRows, shard).crops()
             parts = [np.zeros((0, job.embedder.dim), np.float16)]
-            for batch in batched(jpegs, job.batch_size("embed")):
+            for batch in batched(crops, job.batch_size("embed")):
                 parts.append(embed_crops(job.embedder, batch, job.config.crop.size))
                 progress.update(len(batch))
             rows = EmbeddingRows(np.concatenate(parts))
             with Catalog.of(job.store).changing():
                 job.store.write(shard, rows, job.fingerprints["embeddings"])
-            done += len(jpegs)
+            done += len(crops)
     return done

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesearch.errors import Unusable
-from vesearch.records import Bool, Entities, Float32, Int64
+from vesearch.records import Bool, Crop, Entities, Float32, Int64
 
 STRIDE = 1_000_000  # image ids: shard * STRIDE + row; unique for the store's life, no counter
 RANKS = 1_000  # entity ids: image id * RANKS + rank; more than detect.max_entities may be
@@ -166,11 +166,30 @@ class EntityRows(Rows):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CropRows(Rows):
-    """One JPEG per entity, as the entity rows; b"" where the photo was gone by then."""
+    """One crop per entity, as the entity rows.
+
+    jpegs: b"" where the photo was gone by then. covers: as Crop has them; earlier versions wrote
+        none, b"".
+    """
 
     KIND: ClassVar[str] = "crops"
     COUNTED: ClassVar = ("jpegs",)
+    ADDED: ClassVar = ("covers",)
     jpegs: tuple[bytes, ...]
+    covers: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.covers:
+            object.__setattr__(self, "covers", (b"",) * len(self.jpegs))
+
+    @classmethod
+    def of(cls, crops: Sequence[Crop]) -> CropRows:
+        """Return the columns of crops."""
+        return cls(tuple(crop.jpeg for crop in crops), tuple(crop.cover for crop in crops))
+
+    def crops(self) -> list[Crop]:
+        """Return the crops."""
+        return [Crop(*columns) for columns in zip(self.jpegs, self.covers, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
