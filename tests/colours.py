@@ -46,7 +46,7 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
 def settings(store: Path, *more: str) -> Config:
     """Return settings for a store of such pictures."""
     given = ("detect.detector=whole", "run.device=cpu", "run.shard_size=3", "crop.size=32")
-    given += ("index.pairs=1000", f"run.store={store}", *more)
+    given += ("index.pairs=1000", "query.min_confidence=0", f"run.store={store}", *more)
     return load_config(overrides=given)
 
 

@@ -82,7 +82,7 @@ def gallery(labels: Path) -> retrieval.Gallery:
 
 def retrieval_figures(collected: retrieval.Gallery, labels: Path) -> dict[str, float]:
     """Return how well things are found again in other scenes."""
-    settings = config(labels.parent).projection
+    settings = config(labels.parent)
     found = retrieval.measure(collected, read_labels(labels), settings)
     kinds = {
         "entities": found.figures,

@@ -223,10 +223,13 @@ def test_mask_that_is_empty_is_still_pointed_at() -> None:
         assert (picture == 255).all(2).sum() > 100
 
 
-def test_match_without_percentile_has_no_second_line() -> None:
+def test_a_match_says_how_sure_it_is() -> None:
     found = photo_of(entities_of(rectangle((60, 80), (30, 20, 50, 40))), grey(60, 80))
-    bare = replace(found, match=replace(found.match, percentile=None))
-    assert changed(sheet(bare), 248).sum() < changed(sheet(found), 248).sum()
+    pictures = [
+        np.asarray(sheet(replace(found, match=replace(found.match, confidence=sure))))
+        for sure in (0.3, 0.6, 0.9)  # unlike, alike, the same
+    ]
+    assert len({picture.tobytes() for picture in pictures}) == 3
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

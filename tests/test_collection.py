@@ -49,6 +49,7 @@ def known(colours: None, config: Config, photos: Path) -> Iterator[Collection]: 
 
 def run(config: Config, *arguments: object, stdin: bytes | None = None) -> Result:
     given = ["--store", config.run.store] if arguments[0] != "models" else []
+    given += ["--set", "query.min_confidence=0"] if arguments[0] == "query" else []
     return CliRunner().invoke(main, [*map(str, arguments), *given], input=stdin)
 
 

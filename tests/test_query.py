@@ -25,7 +25,8 @@ def run(*arguments: object, code: int = 0) -> Result:
 
 
 def answer(*arguments: object) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(run("query", *arguments, "--json").stdout)
+    """Ask for matches however unsure they are; so few photos have few that are right."""
+    found: dict[str, Any] = json.loads(run("query", *arguments, "--all", "--json").stdout)
     return found
 
 
@@ -52,9 +53,32 @@ def test_the_other_view_of_the_motorcycle_comes_first(place: Path) -> None:
     assert first["percentile"] > 95
 
 
+def test_only_what_is_alike_is_shown_and_a_line_says_that_there_is_more(place: Path) -> None:
+    """Of the motorcycle there is another view; nothing is like the cup."""
+    shown = run("query", place / "photos" / LEFT, "--entity", 1)
+    assert "motorcycle_right.png" in shown.stdout and "the same" in shown.stdout
+    assert shown.stdout.endswith("nothing else is alike; --all shows the next\n")
+    nothing = run("query", place / "photos" / "coffee.png", "--entity", 1)
+    assert nothing.stdout.endswith("nothing is alike; --all shows what is nearest\n")
+    every = answer(place / "photos" / LEFT, "--entity", 1)
+    assert every["left_out"] == 0
+    sure = [match["confidence"] for match in every["matches"]]
+    assert sure == sorted(sure, reverse=True) and 0 <= sure[-1] < 0.5 <= sure[0] <= 1
+    least = f"{(sure[1] + sure[2]) / 2:.4f}"
+    cut = run("query", place / "photos" / LEFT, "--entity", 1, "--min-confidence", least, "--json")
+    told = json.loads(cut.stdout)
+    assert len(told["matches"]) == 2 and told["left_out"] == len(sure) - 2
+
+
+def test_a_confidence_that_cannot_be_is_refused(place: Path) -> None:
+    asked = ("query", place / "photos" / LEFT, "--entity", 1)
+    assert "from 0.0 to 1.0" in run(*asked, "--min-confidence", 2, code=2).output
+    assert "give one of them" in run(*asked, "--all", "--min-confidence", 0.5, code=2).output
+
+
 def test_json_has_the_documented_shape(place: Path) -> None:
     found = answer(place / "photos" / LEFT, "--entity", 2, "--top", 3)
-    assert list(found) == ["query", "matches", "timings_ms"]
+    assert list(found) == ["query", "matches", "left_out", "timings_ms"]
     about = ["image", "width", "height", "stale", "at_limit", "selected", "entities"]
     assert list(found["query"]) == about
     assert (found["query"]["width"], found["query"]["height"]) == (741, 500)
@@ -77,6 +101,7 @@ def test_json_has_the_documented_shape(place: Path) -> None:
             "peak",
             "similarity",
             "percentile",
+            "confidence",
         ]
         assert list(match) == names
         assert match["rank"] == rank
@@ -146,7 +171,7 @@ def test_text_output_for_people(place: Path) -> None:
 
 def test_pictures_are_drawn(place: Path) -> None:
     photo, out = place / "photos" / LEFT, place / "result.png"
-    run("query", photo, "--entity", 1, "--out", out)
+    run("query", photo, "--entity", 1, "--all", "--out", out)
     run("query", photo, "--out", place / "listing.png")
     with Image.open(out) as sheet, Image.open(place / "listing.png") as listing:
         assert sheet.format == listing.format == "PNG"

@@ -179,9 +179,11 @@ def _run(config: Config, *arguments: object) -> Result:
 
 
 def test_the_command_takes_ids(photos: Path, config: Config, tmp_path: Path) -> None:
-    asked = json.loads(_run(config, "query", photos / "a.png", "--entity", 1, "--json").stdout)
+    asked = json.loads(
+        _run(config, "query", photos / "a.png", "--entity", 1, "--all", "--json").stdout
+    )
     entity_id = asked["matches"][0]["entity_id"]
-    done = _run(config, "query", "--id", entity_id, "--json", "--out", tmp_path / "x.png")
+    done = _run(config, "query", "--id", entity_id, "--all", "--json", "--out", tmp_path / "x.png")
     assert done.exit_code == 0 and (tmp_path / "x.png").exists(), done.output
     answer = json.loads(done.stdout)
     assert answer["query"]["image"] == asked["matches"][0]["image"]
@@ -454,7 +456,7 @@ def match_of(searcher: Searcher, photos: Path, name: str) -> Match:
 
 def run_query(config: Config, *arguments: object) -> Result:
     given = ["--store", config.run.store, "--set", "detect.detector=whole"]
-    given += ["--set", "run.device=cpu"]
+    given += ["--set", "run.device=cpu", "--set", "query.min_confidence=0"]
     return CliRunner().invoke(main, ["query", *map(str, arguments), *given])
 
 

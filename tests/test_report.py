@@ -60,6 +60,7 @@ def known(colours: None, config: Config, photos: Path) -> Collection:  # noqa: F
 
 def run(config: Config, *arguments: object) -> Result:
     given = ["--store", config.run.store]
+    given += ["--set", "query.min_confidence=0"] if arguments[0] == "query" else []
     return CliRunner().invoke(main, [*map(str, arguments), *given])
 
 

@@ -135,6 +135,7 @@ class Collection:
         entity: int | None = None,
         entity_id: int | None = None,
         top: int | None = None,
+        min_confidence: float | None = None,
         all_entities: bool = False,
         include_self: bool = False,
         all_copies: bool = False,
@@ -144,7 +145,8 @@ class Collection:
 
         image: a file, or the bytes of one. entity: the number of one of its entities, from 1.
         entity_id: an entity of the collection, in place of an image. top: how many matches
-        (default: query.top). all_entities: more than one match per photo. include_self: also those
+        (default: query.top). min_confidence: how likely they must be right, 0 to 1 (default:
+        query.min_confidence). all_entities: more than one match per photo. include_self: also those
         in the image itself and its copies. all_copies: near-copies of a match, such as the other
         frames of a burst, are matches of their own. masks: False where no picture of them will be
         wanted.
@@ -163,7 +165,9 @@ class Collection:
         if isinstance(asked, Numbered | Stored):
             where = Where(not all_entities, include_self, fold=not all_copies)
             top = self.config.query.top if top is None else top
-            answer = self._searcher.answer(Question((asked,), (), where, top, masks))
+            sure = self.config.query.min_confidence if min_confidence is None else min_confidence
+            question = Question((asked,), (), where, top, min_confidence=sure, masks=masks)
+            answer = self._searcher.answer(question)
         else:
             answer = self._searcher.look(asked)
         parts = {field.name: getattr(answer, field.name) for field in fields(Answer)}

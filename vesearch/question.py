@@ -45,14 +45,16 @@ class Where:
 class Question:
     """What is most like the positives, and least like the negatives?
 
-    At least one positive. masks: whether the matches come with their masks, which a picture shows;
-    without, the tables that these lie in are not opened.
+    At least one positive. min_confidence: of the matches, in [0, 1]. masks: whether the matches
+    come with their masks, which a picture shows; without, the tables that these lie in are not
+    opened.
     """
 
     positives: tuple[Example, ...]
     negatives: tuple[Example, ...] = ()
     where: Where = Where()
     top: int = 10
+    min_confidence: float = 0.0
     masks: bool = True
 
     def __post_init__(self) -> None:
@@ -88,10 +90,12 @@ class Answer:
     """A photo's entities and, where one of them was asked for, what is most similar to it.
 
     seen: the first example's photo. selected: the number of its entity, None where none was chosen.
+    left_out: how many more there are within what was asked for that are less sure than is wanted.
     timings_ms: of decode, detect, embed and search, as far as there was anything to do.
     """
 
     seen: Seen
     selected: int | None = None
     matches: tuple[Match, ...] = ()
+    left_out: int = 0
     timings_ms: dict[str, float] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import numpy as np
 
 from vesearch.alike import Box, Layout, NearCopies, in_one_place
 from vesearch.config import Config, ImageSettings
-from vesearch.describe import embed_boxes, find_entities
+from vesearch.describe import embed_entities, find_entities
 from vesearch.errors import ImageError, StoreError, VesearchError
 from vesearch.job import Job
 from vesearch.photos.files import digest_file, digest_of, read_bytes
@@ -28,6 +28,7 @@ from vesearch.system.files import is_gone
 
 _TRIES = 10
 _LOOKED_AT = 8
+_FOLDED = 400  # entities that are looked at for each match, where most of them are near-copies
 _COPIES_WITHIN = 0.1  # of the similarity of what is shown: a near-copy is hardly less similar
 
 
@@ -78,7 +79,9 @@ class Searcher:
                     break
                 snapshot = self._snapshots.current()
         seen, number = positives[0]
-        return Answer(seen, number, matches, clock.ms)
+        sure = tuple(m for m in matches if m.confidence >= question.min_confidence)
+        left_out = len(matches) - len(sure)
+        return Answer(seen, number, sure, left_out=left_out, timings_ms=clock.ms)
 
     def _shown(self, example: Example, snapshot: Snapshot, clock: _Clock) -> tuple[Seen, int]:
         """Return an example's photo, and the number of the entity in it."""
@@ -137,9 +140,9 @@ class Searcher:
         self.job.open_for_reading()
         photo = Path(seen.name) if seen.data is None else seen.data
         frame = seen.frame or self._decoded(photo)
-        box = seen.entities.boxes_xyxy[[number - 1]]
+        entity = seen.entities.take([number - 1])
         with self._models:
-            return embed_boxes(self.job.embedder, frame, box, self.job.config.crop)
+            return embed_entities(self.job.embedder, frame, entity, self.job.config.crop)
 
     def _made_with(self) -> dict[str, str]:
         """Return the fingerprints of the store's tables; refuse a store of other settings."""
@@ -271,7 +274,8 @@ def _nearest(
     while True:
         ids, similarities = build.index.search(vector, asked)
         shown = _wanted(snapshot, ids[0], similarities[0], own, question)
-        if len(shown) == top or asked == total:
+        # of a time-lapse there may be no end: what folds is not looked for for ever
+        if len(shown) == top or asked == total or (shown and asked >= top * _FOLDED):
             return shown
         asked = min(total, asked * 4)
 
@@ -351,6 +355,7 @@ def _match(snapshot: Snapshot, found: _Found, limits: ImageSettings) -> Match | 
     x, y = entity["peak_xy"].tolist()
     pairs = snapshot.build.pair_similarities
     below = float(np.searchsorted(pairs, similarity) / len(pairs) * 100) if len(pairs) else None
+    likely = snapshot.build.confidence(np.array([similarity], np.float32))
     return Match(
         rank=0,
         image=paths[0],
@@ -360,6 +365,7 @@ def _match(snapshot: Snapshot, found: _Found, limits: ImageSettings) -> Match | 
         peak_xy=(x, y),
         similarity=similarity,
         percentile=below,
+        confidence=float(likely[0]),
         stale=stale,
         alike=tuple(os.fsdecode(path) for own in alike for path in own),
         mask=b"",

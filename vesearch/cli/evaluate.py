@@ -16,6 +16,7 @@ from vesearch.cli.tables import table
 from vesearch.system.printable import printable
 
 if TYPE_CHECKING:  # imported on use
+    from vesearch.evaluation.calibration import Reliability
     from vesearch.evaluation.retrieval import Figures, Query, Retrieval
     from vesearch.records import Skipped
 
@@ -51,12 +52,13 @@ def masks(common: Common, annotations: Path, folder: Path, as_json: bool) -> Non
         "AP50": found.ap50,
         "AR@10": found.ar10,
         "AR@20": found.ar20,
+        "AR@20_small": found.ar20_small,
         "seconds_per_image": found.seconds_per_image,
     }
     if as_json:
         counts = {"photos": found.photos, "objects": found.objects}
         skipped = [asdict(skip) for skip in found.skipped]
-        click.echo(json.dumps({**figures, **counts, "skipped": skipped}))
+        click.echo(json.dumps({**_known(figures), **counts, "skipped": skipped}))
     else:
         click.echo(f"{found.objects} objects in {found.photos} photos")
         rows = [(name.replace("_", " "), f"{value:.3f}") for name, value in figures.items()]
@@ -97,6 +99,11 @@ def retrieval(common: Common, labels: Path, as_json: bool, out: Path | None, for
         picture.save_picture(sheet.draw(found.queries, Job(config).decoders), out)
     click.echo(json.dumps(_plain(found)) if as_json else _text(found))
     _end(found.skipped)
+
+
+def _known(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return figures with None for NaN, which JSON has not: where there is nothing to measure."""
+    return {name: None if value != value else value for name, value in figures.items()}
 
 
 def _end(skipped: Sequence[Skipped]) -> None:
@@ -140,6 +147,7 @@ def _plain(found: Retrieval) -> dict[str, Any]:
             "whole_images": _figures(found.whole_images),
             "no_pca": _figures(found.no_pca),
         },
+        "confidence": _known(asdict(found.reliability)),
         "labels": _by_label(found.queries),
         "queries": len(found.queries),
         "queries_left_out": found.left_out,
@@ -170,4 +178,13 @@ def _text(found: Retrieval) -> str:
         (row["label"], f"{row['queries']}", f"{row['mAP']:.3f}", f"{row['recall@1']:.3f}")
         for row in _by_label(found.queries)
     ]
-    return f"{head}\n{figures}\n\n{table(['label', '>queries', '>mAP', '>R@1'], labels)}"
+    by_label = table(["label", ">queries", ">mAP", ">R@1"], labels)
+    return f"{head}\n{figures}\n{_confidence(found.reliability)}\n\n{by_label}"
+
+
+def _confidence(worth: Reliability) -> str:
+    return (
+        f"confidence: AUC {worth.auc:.2f}, calibration error {worth.error:.2f}; from 0.5 on "
+        f"{worth.right:.0%} of the queries show a right match, "
+        f"and {worth.wrong:.0%} show something where nothing is right"
+    )

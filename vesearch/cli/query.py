@@ -29,6 +29,13 @@ _OUT = "Draw the answer (png, jpg, webp), or write it as a page (html) or a tabl
 @click.option(
     "--top", type=int, metavar="K", help=f"Matches wanted.  [default: {QuerySettings().top}]"
 )
+@click.option(
+    "--min-confidence",
+    type=float,
+    metavar="X",
+    help=f"Matches that are at least so sure, 0 to 1.  [default: {QuerySettings().min_confidence}]",
+)
+@click.option("--all", "all_matches", is_flag=True, help="However unsure: --min-confidence 0.")
 @click.option("--all-entities", is_flag=True, help="More than one match per photo.")
 @click.option("--include-self", is_flag=True, help="Matches in the query photo and its copies too.")
 @click.option("--all-copies", is_flag=True, help="Near-copies, as of a burst, each by itself.")
@@ -43,6 +50,8 @@ def query(
     entity: int | None,
     entity_id: int | None,
     top: int | None,
+    min_confidence: float | None,
+    all_matches: bool,
     all_entities: bool,
     include_self: bool,
     all_copies: bool,
@@ -70,11 +79,14 @@ def query(
         raise ArgumentError(f"--entity must be at least 1, got {entity}")
     if entity is not None and entity_id is not None:
         raise click.UsageError("--entity goes with images, --id without")
+    if all_matches and min_confidence is not None:
+        raise click.UsageError("--all is --min-confidence 0: give one of them")
     if (paths or null) and (as_json or (entity is None and entity_id is None)):
         raise click.UsageError("--paths and -0 are of matches: they go with --entity or --id")
     from vesearch.cli import report
 
-    collection = common.collection(**{"query.top": top})
+    least = 0.0 if all_matches else min_confidence
+    collection = common.collection(**{"query.top": top, "query.min_confidence": least})
     asked: list[dict[str, Any]] = [{"entity_id": entity_id}] if entity_id is not None else []
     asked += [{"image": image, "entity": entity} for image in _photos(images, collection)]
     targets = [out and _numbered(out, number, len(asked)) for number in range(1, len(asked) + 1)]

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vesearch.cli.tables import table
+from vesearch.confidence import word_for
 from vesearch.config import RunSettings
 from vesearch.system.printable import printable
 
@@ -50,6 +51,7 @@ def query_json(answer: Answer) -> str:
                 "entities": _entities(seen.entities),
             },
             "matches": [_match(match) for match in answer.matches],
+            "left_out": answer.left_out,
             "timings_ms": _timings(answer),
         }
     )
@@ -67,9 +69,17 @@ def query_text(answer: Answer) -> str:
     if answer.selected is None:
         return f"{head}  {count} {noun}\n{_entity_table(seen)}"
     head = f"{head}  entity {answer.selected} of {count}"
-    if not answer.matches:
+    if not answer.matches and not answer.left_out:
         return f"{head}  no matches: the collection holds nothing else"
-    return f"{head}\n{_match_table(answer.matches)}"
+    lines = [head, _match_table(answer.matches)] if answer.matches else [head]
+    if answer.left_out:
+        what = (
+            "else is alike; --all shows the next"
+            if answer.matches
+            else "is alike; --all shows what is nearest"
+        )
+        lines.append(f"  nothing {what}")
+    return "\n".join(lines)
 
 
 def status_json(status: Status) -> str:
@@ -344,6 +354,7 @@ def _match(match: Match) -> dict[str, Any]:
         "peak": [round(v, 1) for v in match.peak_xy],
         "similarity": round(match.similarity, 6),
         "percentile": None if match.percentile is None else round(match.percentile, 3),
+        "confidence": round(match.confidence, 4),
     }
 
 
@@ -368,13 +379,13 @@ def _entity_table(seen: Seen) -> str:
 def _match_table(matches: Sequence[Match]) -> str:
     rows = []
     for match in matches:
-        percentile = "-" if match.percentile is None else f"{match.percentile:.2f}"
         peak = f"{match.peak_xy[0]:.0f},{match.peak_xy[1]:.0f}"
         noun = "copy" if len(match.also_at) == 1 else "copies"
         notes = [f"+{len(match.also_at)} {noun}"] if match.also_at else []
         notes += [f"+{len(match.alike)} alike"] if match.alike else []
         notes += ["changed since ingest"] if match.stale else []
         note = f"({', '.join(notes)})" if notes else ""
-        numbers = (f"{match.rank}", f"{match.similarity:.3f}", percentile, peak)
-        rows.append((*numbers, shown(match.image), note))
-    return table([">rank", ">similarity", ">percentile", "peak", "/image", ""], rows, indent=2)
+        sure = (f"{match.rank}", word_for(match.confidence), f"{match.confidence:.2f}")
+        rows.append((*sure, f"{match.similarity:.3f}", peak, shown(match.image), note))
+    head = [">rank", "", ">confidence", ">similarity", "peak", "/image", ""]
+    return table(head, rows, indent=2)

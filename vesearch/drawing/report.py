@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from vesearch.confidence import word_for
 from vesearch.drawing.answers import photos_of, query_pixels
 from vesearch.drawing.sheets import MatchPhoto, draw_entities, draw_tile
 from vesearch.photos.ours import GENERATOR
@@ -25,6 +26,7 @@ from vesearch.system.printable import printable
 # the first cells tell a table of ours from another
 MATCH_COLUMNS = (
     *("rank", "similarity", "percentile", "image", "also_at", "alike", "stale", "entity_id"),
+    "confidence",
     *("x0", "y0", "x1", "y1", "peak_x", "peak_y"),
 )
 ENTITY_COLUMNS = (
@@ -56,7 +58,7 @@ def page_of(answer: Answer, decoders: Decoders) -> str:
     )
     title = name if answer.selected is None else f"{name}, entity {answer.selected}"
     items = "".join(_items(photos_of(answer, decoders), answer.selected or 1))
-    nothing = "<p>Nothing else is in the collection.</p>"
+    nothing = "<p>Nothing is alike.</p>" if answer.left_out else "<p>Nothing else is there.</p>"
     matches = "" if answer.selected is None else f"<ol>{items}</ol>" if items else nothing
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n{GENERATOR.decode()}\n'
@@ -89,7 +91,8 @@ def _items(photos: Sequence[MatchPhoto], selected: int) -> Iterator[str]:
         link = escape(Path(os.path.abspath(match.image)).as_uri())
         image = f'<img alt="{name}" src="{_embedded(draw_tile(found, selected))}">'
         yield (
-            f'<li><a href="{link}">{image}</a><b>{match.rank}</b> · {match.similarity:.2f} similar'
+            f'<li><a href="{link}">{image}</a><b>{match.rank}</b> · {word_for(match.confidence)}'
+            f"<small>{match.confidence:.2f} confidence · {match.similarity:.2f} similar</small>"
             f'<small><a href="{link}">{name}</a></small><small>{"; ".join(notes)}</small></li>\n'
         )
 
@@ -100,7 +103,7 @@ def _match_row(match: Match) -> list[Any]:
     numbers = [f"{value:.1f}" for value in (*match.box_xyxy, *match.peak_xy)]
     stale = "true" if match.stale else "false"
     head = [match.rank, f"{match.similarity:.6f}", percentile, match.image, also_at, alike, stale]
-    return [*head, match.entity_id, *numbers]
+    return [*head, match.entity_id, f"{match.confidence:.4f}", *numbers]
 
 
 def _entity_rows(answer: Answer) -> Iterator[list[Any]]:

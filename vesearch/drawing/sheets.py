@@ -10,6 +10,7 @@ from pathlib import PurePath
 import numpy as np
 from PIL import Image
 
+from vesearch.confidence import word_for
 from vesearch.drawing import overlay, view
 from vesearch.drawing.paint import (
     Colour,
@@ -177,12 +178,11 @@ def _caption(page: UInt8, match: Match, xy: tuple[int, int], width: int) -> None
     rank = f"{match.rank}"
     text(page, (x, y + 31), rank, Type(22, _INK, True))
     after = x + text_width(rank, 22) + 9
-    text(page, (after, y + 31), f"·  {match.similarity:.2f} similar", Type(22, _INK))
+    text(page, (after, y + 31), f"·  {word_for(match.confidence)}", Type(22, _INK))
     y += 56
-    if match.percentile is not None:
-        more = f"more alike than {_percent(match.percentile)} of pairs"
-        text(page, (x, y), more, Type(16, _GREY))
-        y += 23
+    sure = f"{_percent(match.confidence)} sure · {match.similarity:.2f} similar"
+    text(page, (x, y), sure, Type(16, _GREY))
+    y += 23
     copies = len(match.also_at)
     extra = f"+{copies} {'copy' if copies == 1 else 'copies'}" if copies else ""
     if match.alike:
@@ -193,13 +193,9 @@ def _caption(page: UInt8, match: Match, xy: tuple[int, int], width: int) -> None
         text(page, (x + width, y), extra, Type(16, _INK), anchor="rs")
 
 
-def _percent(percentile: float) -> str:
-    """Write a share; only all is written as 100 %."""
-    if percentile >= 100:
-        return "100 %"
-    digits = 2 if percentile > 99.9 else 1
-    floored = math.floor(percentile * 10**digits) / 10**digits
-    return f"{floored:.{digits}f} %"
+def _percent(share: float) -> str:
+    """Write a share in [0, 1]; nothing is quite sure."""
+    return f"{min(99, math.floor(100 * share))} %"
 
 
 def _name(path: str, room: float) -> str:

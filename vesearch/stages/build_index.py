@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vesearch.confidence import NEAREST, crowding
 from vesearch.config import kept_settings
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
 from vesearch.indexes import INDEXES, Index
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 Outcome = Literal["current", "updated", "built"]  # what became of the index
 
 _OF_SHARD = STRIDE * RANKS  # ids of entities
+_CROWDING_OF = 500  # entities
+_NOT_COUNTED = 50  # of what is nearest to one: the same photo's, and near-copies
 _RESAMPLE = 0.1  # of the entities may change before pairs of them are drawn anew
 
 
@@ -95,8 +98,9 @@ def update_index(job: Job) -> Outcome:
     with bar("index", total=len(wanted), unit="ent") as progress:
         index.build(wanted.entity_ids, wanted.vectors)
         progress.update(len(wanted))
+    facts = {"unsampled": 0, "crowding": _crowding(job, index, wanted.entity_ids)}
     pairs = _pairs(job, wanted.vectors)
-    _commit(job, source, index, (wanted.entity_ids, wanted.keys), pairs, {"unsampled": 0})
+    _commit(job, source, index, (wanted.entity_ids, wanted.keys), pairs, facts)
     return "built"
 
 
@@ -224,9 +228,11 @@ def _update(job: Job, old: Build, source: _Source, changes: _Changes) -> None:
     order = np.argsort(ids, kind="stable")
     sizes = {"removed": len(changes.removed), "added": len(added)}
     pairs, unsampled = old.pair_similarities, old.facts["unsampled"] + sum(sizes.values())
-    if unsampled > _RESAMPLE * len(ids):  # else as good as another sample
+    crowding = old.facts.get("crowding")
+    if unsampled > _RESAMPLE * len(ids) or crowding is None:  # else as good as another sample
         pairs, unsampled = _pairs(job, source.gather().vectors), 0
-    facts = {**sizes, "unsampled": unsampled}
+        crowding = _crowding(job, index, ids[order])
+    facts = {**sizes, "unsampled": unsampled, "crowding": crowding}
     _commit(job, source, index, (ids[order], keys[order]), pairs, facts)
 
 
@@ -243,6 +249,7 @@ def _commit(
     content = hashlib.blake2b(ids.tobytes() + keys.tobytes()).hexdigest()
     known = {
         "backend": job.config.index.backend,
+        "embedder": job.config.embed.embedder,
         "entities": len(index),
         "made_with": source.made_with,
         "made_of": fingerprint_of(source.made_with, content),
@@ -271,6 +278,15 @@ def _pairs(job: Job, vectors: Float32) -> Float32:
         np.einsum("nd,nd->n", vectors[a], vectors[b]) for a, b in _blocks(first, other, 10_000)
     ]
     return np.sort(np.concatenate(similarities)).astype(np.float32)
+
+
+def _crowding(job: Job, index: Index, entity_ids: Int64) -> float:
+    """Return how crowded it is around a sample of entities; see confidence.crowding."""
+    rng = np.random.default_rng([job.config.index.seed, 1])
+    drawn = np.sort(rng.permutation(entity_ids)[:_CROWDING_OF])
+    found, similarities = index.search(index.vectors(drawn), NEAREST + _NOT_COUNTED)
+    elsewhere = found // RANKS != drawn[:, None] // RANKS
+    return crowding(np.where(elsewhere, similarities, np.nan), len(entity_ids))
 
 
 def _blocks(first: Int64, other: Int64, size: int) -> Iterator[tuple[Int64, Int64]]:

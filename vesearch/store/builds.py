@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vesearch.confidence import TYPICAL, calibration_of
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError, UnknownNameError
 from vesearch.indexes import INDEXES, Index
 from vesearch.indexes.folder import read_manifest
@@ -37,13 +38,18 @@ class Opened:
 
     pair_similarities: sorted cosines of random entity pairs.
     projection: what the vectors were made with.
-    facts: backend, entities, recall and what else was measured.
+    facts: backend, entities, recall and what else was measured; earlier versions lack some.
     """
 
     index: Index
     pair_similarities: Float32
     projection: Projection
     facts: dict[str, Any]
+
+    def confidence(self, similarities: Float32) -> Float32:
+        """Return how likely (n,) similarities are those of right matches, in [0, 1]."""
+        calibration = calibration_of(str(self.facts.get("embedder", "")))
+        return calibration.confidence(similarities, float(self.facts.get("crowding", TYPICAL)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
