@@ -96,7 +96,7 @@ def test_an_optional_package_may_be_missing(prompt: None, monkeypatch: pytest.Mo
 def test_a_default_that_does_not_work_is_exit_code_1(
     prompt: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lite0, "_PACKAGE", "no_such_package")
+    monkeypatch.setattr(lite0, "_package", lambda _: "no_such_package")
     result = run("doctor", code=1)
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("embedder  builtin")]
     assert "missing" in line and "the default" in line

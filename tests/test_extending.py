@@ -52,7 +52,14 @@ def test_the_example_of_the_docs_works(installed: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["entities"] == 6
     asked = run(
-        installed, "query", tmp_path / "photos" / "0.png", "--entity", "2", "--json", *store
+        installed,
+        "query",
+        tmp_path / "photos" / "0.png",
+        "--entity",
+        "2",
+        "--all",
+        "--json",
+        *store,
     )
     matches = json.loads(asked.stdout)["matches"]
     assert len(matches) == 2 and matches[0]["box"][2] - matches[0]["box"][0] == 16

@@ -92,7 +92,9 @@ def files_of(store: Path) -> list[str]:
 
 
 def ask(store: Path, photo: Path) -> Result:
-    return run("query", store, photo, "--entity", 1, "--json", "--include-self", "--top", 50)
+    return run(
+        "query", store, photo, "--entity", 1, "--json", "--include-self", "--all", "--top", 50
+    )
 
 
 def matches(result: Result) -> Any:

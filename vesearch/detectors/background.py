@@ -35,8 +35,7 @@ def background(pixels: UInt8, features: Float32, covered: Bool) -> Bool:
     """
     none = np.zeros((0, *covered.shape), bool)
     small = shrink(pixels, _SIDE)
-    is_flat = small.reshape(-1, 3).std(0).max() < _FLAT
-    if min(small.shape[:2]) < _LEAST_SIDE or is_flat or covered.mean() > 1 - _LEAST:
+    if min(small.shape[:2]) < _LEAST_SIDE or is_flat(small) or covered.mean() > 1 - _LEAST:
         return none
     size_hw = (small.shape[0], small.shape[1])
     pieces = superpixels(small, _PIECES)
@@ -59,6 +58,11 @@ def background(pixels: UInt8, features: Float32, covered: Bool) -> Bool:
             found.append(mask)
     found.sort(key=lambda mask: -int(mask.sum()))
     return np.array(found[:_MOST]) if found else none
+
+
+def is_flat(pixels: UInt8) -> bool:
+    """Tell whether a photo is of one colour, or nearly: there is nothing to see in it."""
+    return bool(pixels.reshape(-1, 3).std(0).max() < _FLAT)
 
 
 def _groups(pieces: Superpixels, features: Float32, free: Int64) -> Int64:

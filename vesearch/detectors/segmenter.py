@@ -132,6 +132,7 @@ class Segmenter:
 
     def _entities(self, things: _Things, seen: _Seen, size_hw: tuple[int, ...]) -> Entities:
         """Select at half the network's size, then draw what is selected at the image's."""
+        from vesearch.detectors.background import is_flat
         from vesearch.detectors.joining import distinct, tidied
 
         small = tidied(things.masks.cpu().numpy(), _INSIDE)
@@ -140,6 +141,7 @@ class Segmenter:
         rows, scores = distinct(inside, things.scores, least=_LEAST_SCORE)
         shares = inside.mean((1, 2)).astype(np.float32)
         rows = rows[self.selection.rows(scores[rows], shares[rows])]
+        rows = rows[: 0 if is_flat(seen.pixels) else None]
         h, w = size_hw[:2]
         if len(rows):
             rows = _first_seen(rows, scores, shares, things.boxes.cpu().numpy())

