@@ -25,7 +25,7 @@ WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
 # px: the longest sides at which the network sees a photo, smallest first
 _SIDES = {"fast": (448,), "normal": (448, 640), "thorough": (448, 640, 896)}
 _VERSION = "segmenter-4"  # change it whenever the same outputs may give other entities
-_LEAST_SCORE = 0.1  # below it nothing is found, but the whole image
+_LEAST_SCORE = 0.2  # below it nothing is found, but the whole image
 _INSIDE = 0.45  # probability: masks cut at one half come out too small
 _SHARP_PX = 224  # a thing's mask is made at the largest scale at which it is no larger than this
 _WHOLE_SCORE = 0.05  # of the whole image when nothing stands out

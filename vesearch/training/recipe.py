@@ -32,6 +32,8 @@ class Recipe:
     the scenes that are made of four photos.
     backbone_rate: learning rate of the backbone's last stages, as a share; at 0 they are frozen.
     averaging: of the weights, per step; what is shipped is their moving average.
+    start_share: of the weights that a run starts from, in those that are shipped: what it learns of
+        new kinds of photos makes it forget less so (Wortsman et al. 2109.01903).
     """
 
     sources: tuple[Source, ...]
@@ -46,6 +48,7 @@ class Recipe:
     weight_decay: float = setting(0.05, low=0.0, high=1.0)
     warm_up: int = setting(200, low=0)
     averaging: float = setting(0.998, low=0.0, high=1.0)
+    start_share: float = setting(0.0, low=0.0, high=1.0)
     save_every: int = setting(100, low=1)
     measure_every: int = setting(500, low=1)
     seed: int = setting(0, low=0)

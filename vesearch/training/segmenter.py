@@ -105,7 +105,11 @@ class Run:
 
     def export(self) -> Path:
         """Write the moving average as float16 weights; their metadata say how they were made."""
-        tensors = {n: t.cpu().numpy() for n, t in self._average.items() if t.is_floating_point()}
+        average = {n: t.cpu() for n, t in self._average.items() if t.is_floating_point()}
+        if self.start:
+            for name, before in tensorfile.read_tensors(self.start).items():
+                average[name] = average[name].lerp(before.float(), self.recipe.start_share)
+        tensors = {name: tensor.numpy() for name, tensor in average.items()}
         about = {
             "made_by": f"vesearch {vesearch.__version__}, python -m vesearch.training",
             "recipe": json.dumps(asdict(self.recipe)),
