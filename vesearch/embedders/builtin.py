@@ -62,7 +62,7 @@ class Lite0(NetworkEmbedder):
 
 
 class Lite2(Lite0):
-    """EfficientNet-Lite2, 1280-d: larger, better and slower; its weights are another package."""
+    """EfficientNet-Lite2, 1280-d: larger and slower; its weights are another package."""
 
     _variant = "lite2"
 
