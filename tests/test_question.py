@@ -211,7 +211,14 @@ def test_several_examples_are_one_question(photos: Path, config: Config) -> None
     }
 
 
-@pytest.mark.parametrize("bad", [{"positives": ()}, {"positives": (Stored(1),), "top": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"positives": ()},
+        {"positives": (Stored(1),), "top": 0},
+        {"positives": (Stored(1),), "min_confidence": float("nan")},
+    ],
+)
 def test_a_question_that_asks_nothing_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"positive|top"):
         Question(**bad)

@@ -62,6 +62,8 @@ class Question:
             raise ValueError("a question needs at least one positive example")
         if self.top < 1:
             raise ValueError(f"top must be at least 1, got {self.top}")
+        if not 0 <= self.min_confidence <= 1:  # a NaN neither: it would leave out everything
+            raise ValueError(f"min_confidence must be from 0 to 1, got {self.min_confidence}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
