@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tests.photos import photo
 from vesearch import masks
 from vesearch.config import Config
-from vesearch.detectors.joining import distinct, joined, tidied
+from vesearch.detectors.joining import distinct, grown, joined, tidied
 from vesearch.detectors.segmenter import WEIGHTS, Segmenter, _first_seen, _Seen, _Things
 from vesearch.detectors.segmenter_network import load_tensors
 from vesearch.detectors.selection import Selection
@@ -102,6 +102,19 @@ def test_a_thing_found_twice_counts_once_and_a_part_counts_less() -> None:
     assert distinct(inside, scores / 10, least=0.1)[0].size == 0
 
 
+def test_a_box_that_cuts_its_thing_off_grows_on_that_side() -> None:
+    """By hand: 15 % of the box, and never out of the photo."""
+    boxes = torch.tensor([[0.2, 0.4, 0.6, 0.8], [0.2, 0.4, 0.6, 0.8], [0.0, 0.0, 1.0, 1.0]])
+    probabilities = torch.zeros(3, 28, 28)
+    probabilities[0, :20, 4:24] = 1  # it goes on above: 20 of 28 points
+    probabilities[1, 10:18, 10:] = 1  # 8 points at the right are what a thing may have
+    probabilities[2] = 1
+    moved = grown(boxes, probabilities)
+    assert torch.allclose(moved[0], torch.tensor([0.2, 0.34, 0.6, 0.8]))
+    assert torch.equal(moved[1:], boxes[1:])
+    assert grown(boxes[:0], probabilities[:0]).shape == (0, 4)
+
+
 def test_boxes_of_one_thing_are_joined_by_how_sure_they_are() -> None:
     """Two nearly the same, by hand; a third that overlaps less counts neither in nor again."""
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 6.5], [20, 20, 30, 30]])
@@ -122,7 +135,7 @@ def test_more_effort_looks_at_more_scales(monkeypatch: pytest.MonkeyPatch) -> No
         return look(segmenter, small)
 
     monkeypatch.setattr(Segmenter, "_view", noted)
-    for effort, expected in (("fast", 1), ("normal", 2), ("thorough", 3)):
+    for effort, expected in (("fast", 1), ("normal", 2), ("thorough", 4)):
         sides.clear()
         Segmenter(effort=effort).detect([pixels])
         assert len(sides) == expected and sides == sorted(sides)

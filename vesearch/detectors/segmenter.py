@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # torch takes seconds to import; digests and --help must not 
 
 WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
 # px: the longest sides at which the network sees a photo, smallest first
-_SIDES = {"fast": (448,), "normal": (448, 640), "thorough": (448, 640, 896)}
-_VERSION = "segmenter-4"  # change it whenever the same outputs may give other entities
+_SIDES = {"fast": (448,), "normal": (320, 640), "thorough": (320, 480, 640, 896)}
+_VERSION = "segmenter-5"  # change it whenever the same outputs may give other entities
 _LEAST_SCORE = 0.2  # below it nothing is found, but the whole image
 _INSIDE = 0.45  # probability: masks cut at one half come out too small
 _SHARP_PX = 224  # a thing's mask is made at the largest scale at which it is no larger than this
@@ -37,7 +37,7 @@ _CENTRE_COUNTS = 1.0  # and over how far from the centre it lies, in sides
 class Segmenter:
     """Mask R-CNN with the one class "entity"; weights: a file, or "" for the shipped ones.
 
-    effort: "fast" looks at a photo once, "normal" at two scales, "thorough" at three.
+    effort: "fast" looks at a photo once, "normal" at two scales, "thorough" at four.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Segmenter:
                 views = [self._view(np.stack(same)) for same in scales]
                 for row, i in enumerate(group):
                     own = [view.row(row) for view in views]
-                    seen = _Seen(small[i][0], own[0].features["1"][0].cpu().numpy())
+                    seen = _Seen(small[i][-1], own[-1].features["1"][0].cpu().numpy())
                     found[i] = self._entities(self._things(own), seen, images[i].shape[:2])
         return [found[i] for i in range(len(images))]
 
@@ -111,7 +111,7 @@ class Segmenter:
         """Return what is found in one image, seen at several scales: each thing once."""
         import torch
 
-        from vesearch.detectors.joining import joined
+        from vesearch.detectors.joining import grown, joined
 
         found = [self._model.boxes(view.features, view.size_hw) for view in views]
         boxes, scores = joined(
@@ -119,6 +119,18 @@ class Segmenter:
             torch.cat([scores for _, scores in found]),
             least=_LEAST_SCORE,
         )
+        probabilities = self._masks(boxes, views)
+        larger = grown(boxes, probabilities)
+        cut = (larger != boxes).any(1)
+        if cut.any():
+            boxes = larger
+            probabilities[cut] = self._masks(boxes[cut], views)
+        return _Things(boxes, scores.cpu().numpy(), probabilities, views[0].size_hw)
+
+    def _masks(self, boxes: torch.Tensor, views: Sequence[_View]) -> torch.Tensor:
+        """Return (n, 28, 28) probabilities inside of (n, 4) boxes in [0, 1]."""
+        import torch
+
         probabilities = boxes.new_zeros(len(boxes), 28, 28)
         done = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
         for view in reversed(views):
@@ -128,7 +140,7 @@ class Segmenter:
             if own.any():
                 probabilities[own] = self._model.masks(view.features, inside[own], view.size_hw)
             done |= own
-        return _Things(boxes, scores.cpu().numpy(), probabilities, views[0].size_hw)
+        return probabilities
 
     def _entities(self, things: _Things, seen: _Seen, size_hw: tuple[int, ...]) -> Entities:
         """Select at half the network's size, then draw what is selected at the image's."""
@@ -187,7 +199,7 @@ class _View:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """What the network saw of an image at the smallest scale.
+    """What the network saw of an image at the largest scale.
 
     pixels: (h, w, 3). features: (c, h / 16, w / 16), of its pyramid.
     """
