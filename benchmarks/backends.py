@@ -162,11 +162,11 @@ def _embedder(name: str, options: dict[str, Any], crops: Any, device: str) -> It
 
 
 def compile_stages(embedder: Any) -> None:
-    """Let torch compile the two parts of a simclr embedder's network."""
+    """Let torch compile the parts of an embedder's network."""
     import torch
 
-    net = embedder._model
-    net.shallow, net.deep = torch.compile(net.shallow), torch.compile(net.deep)
+    compiled = [torch.compile(part) for part in embedder._parts()]
+    embedder._parts = lambda: compiled
 
 
 def plain_loop(embedder: Any, device: str) -> Callable[[Any, int], Any]:

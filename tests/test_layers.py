@@ -53,9 +53,10 @@ MAY = {
         "projection",
     }
     | _BASE,
-    "training": {"checkpoints", "detectors", "evaluation", "masks", "networks"}
-    | {"config", "photos", *_BASE},
-    "collection": {"care", "drawing", "export", "pipeline", "question", "search", "stages", *_JOB},
+    "training": {"checkpoints", "describe", "detectors", "embedders", "evaluation", "masks"}
+    | {"networks", "photos", "projection", "config", "job", "store", *_BASE},
+    "collection": {"care", "drawing", "export", "pipeline", "question", "search", "stages"}
+    | {"training", *_JOB},
     "models": {"config", "detectors", "embedders", "indexes", *_MODELS, *_BASE},
 }
 # nothing imports the command line, and it may import all

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what loads much is imported by what needs it
     from vesearch.export.collection import Exported
     from vesearch.pipeline import Summary
     from vesearch.search import Searcher
+    from vesearch.training.embedder import Trained
 
 Name = str | os.PathLike[str]
 
@@ -227,6 +228,17 @@ class Collection:
 
         root = None if relative_to is None else Path(relative_to)
         return export(Job(self.config), Path(folder), tuple(formats), raw=raw, relative_to=root)
+
+    def train(self, out: Name, *, labels: Name | None = None) -> Trained:
+        """Train the embedder on the collection's own crops; the weights come into the folder out.
+
+        The collection stays as it is: a new one, made with embed.weights, uses them. labels: a CSV
+        file, as `vesearch evaluate retrieval` takes, that says what was gained. An interrupted run
+        is continued. Raises VesearchError.
+        """
+        from vesearch.training.embedder import train
+
+        return train(self.config, Path(out), labels=None if labels is None else Path(labels))
 
     @cached_property
     def _searcher(self) -> Searcher:

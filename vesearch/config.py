@@ -132,6 +132,19 @@ class QuerySettings:
 
 
 @dataclass(frozen=True)
+class TrainSettings:
+    """How an embedder learns from a collection's own crops."""
+
+    layers: str = setting("last", choices=("last", "all"), kept="not")
+    steps: int = setting(500, low=1, high=10_000_000, kept="not")
+    batch_size: int = setting(256, low=2, high=1 << 20, kept="not")
+    learning_rate: float = setting(1e-4, low=1e-8, high=1.0, kept="not")
+    temperature: float = setting(0.1, low=0.01, high=10.0, kept="not")
+    sample: int = setting(100_000, low=2, kept="not")
+    seed: int = setting(0, low=0, kept="not")
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """Where and how things run; changes no results."""
 
@@ -153,6 +166,7 @@ class Config:
     projection: ProjectionSettings = ProjectionSettings()
     index: IndexSettings = IndexSettings()
     query: QuerySettings = QuerySettings()
+    train: TrainSettings = TrainSettings()
     run: RunSettings = RunSettings()
 
 

@@ -1,4 +1,4 @@
-"""The file that a checkpoint is converted into, and that the simclr embedder loads."""
+"""The file that a checkpoint is converted or trained into, and that the simclr embedder loads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from vesearch.checkpoints import tensorfile
 from vesearch.errors import ModelError
@@ -22,7 +20,7 @@ ENDING = ".safetensors"
 _CONVERT = "vesearch models convert"
 _FORMAT = "vesearch simclr"
 _VERSION = "1"
-KINDS = ("tensorflow", "pytorch", "safetensors")
+KINDS = ("tensorflow", "pytorch", "safetensors", "trained")
 LONGEST_SOURCE = 255  # characters
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -112,10 +110,15 @@ def write(
     header_of: Callable[[str], Header],
     shapes: Mapping[str, tuple[int, ...]],
     value_of: Callable[[str], Float32],
+    *,
+    about: Mapping[str, str] | None = None,
 ) -> Header:
-    """Write a converted file atomically and return its header; header_of gets the digest."""
+    """Write a converted file atomically and return its header; header_of gets the digest.
+
+    about: texts that are kept beside the header, and that nothing reads.
+    """
     digest = tensorfile.write(
-        path, shapes, value_of, lambda digest: header_of(digest).to_metadata()
+        path, shapes, value_of, lambda digest: {**(about or {}), **header_of(digest).to_metadata()}
     )
     return header_of(digest)
 
@@ -125,25 +128,7 @@ def load(path: Path, header: Header) -> dict[str, torch.Tensor]:
 
     Raises ModelError that names the file.
     """
-    import torch
-
     from vesearch.networks import resnet
 
-    tensors = tensorfile.read_tensors(path)
     shapes = resnet.tensor_shapes(header.architecture)
-    for name in [*shapes, *tensors]:
-        if name not in tensors or name not in shapes:
-            what = "unknown" if name in tensors else "missing"
-            raise ModelError(f"{path}: {name!a} is {what}")
-        found = tensors[name]
-        if tuple(found.shape) != shapes[name] or found.dtype != torch.float32:
-            raise ModelError(
-                f"{path}: {name} is {tuple(found.shape)} {found.dtype}, "
-                f"expected {shapes[name]} torch.float32"
-            )
-    digest = tensorfile.Digest()
-    for name in sorted(tensors):
-        digest.add(name, np.asarray(tensors[name].numpy(), "<f4"))
-    if digest.hex() != header.digest:
-        raise ModelError(f"{path}: damaged: its tensors do not have its digest")
-    return tensors
+    return tensorfile.read_checked(path, shapes, header.digest)

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vesearch.errors import MissingPackageError, ModelError
 from vesearch.records import Float32
 from vesearch.system.files import atomic
@@ -70,6 +72,34 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{path}: {_reason(err)}") from err
 
 
+def read_checked(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], digest: str
+) -> dict[str, torch.Tensor]:
+    """Return a file's float32 tensors, which must have these names and shapes, and this digest.
+
+    Raises ModelError that names the file and the first tensor that does not fit.
+    """
+    import torch
+
+    tensors = read_tensors(path)
+    for name in [*shapes, *tensors]:
+        if name not in tensors or name not in shapes:
+            what = "unknown" if name in tensors else "missing"
+            raise ModelError(f"{path}: {name!a} is {what}")
+        found = tensors[name]
+        if tuple(found.shape) != shapes[name] or found.dtype != torch.float32:
+            raise ModelError(
+                f"{path}: {name} is {tuple(found.shape)} {found.dtype}, "
+                f"expected {shapes[name]} torch.float32"
+            )
+    own = Digest()
+    for name in sorted(tensors):
+        own.add(name, np.asarray(tensors[name].numpy(), "<f4"))
+    if own.hex() != digest:
+        raise ModelError(f"{path}: damaged: its tensors do not have its digest")
+    return tensors
+
+
 def _reason(err: Exception) -> str:
     """Return what the library says as one short line: it repeats names that the file holds."""
     return f"{_DAMAGED}: {printable(str(err)[:_LONGEST_REASON])}"
@@ -107,7 +137,7 @@ def write(
         # a first header keeps the room: the digest is known only at the end, its length before
         file.write(_header(entries, metadata_of(digest.hex())))
         for name in names:
-            values = value_of(name).astype(number, copy=False)
+            values = np.ascontiguousarray(value_of(name), number)
             digest.add(name, values)
             file.write(values.tobytes())
         file.seek(0)

@@ -21,6 +21,7 @@ from vesearch.cli.models import models
 from vesearch.cli.options import JSON, SKIPPED, Common, with_options
 from vesearch.cli.query import query
 from vesearch.cli.settings import settings
+from vesearch.cli.train import train
 from vesearch.errors import ArgumentError, ConfigError, UnknownNameError, VesearchError
 from vesearch.registry import did_you_mean
 from vesearch.system.interrupts import TerminatedError, delivered
@@ -252,7 +253,7 @@ def status(common: Common, as_json: bool) -> None:
     click.echo(report.status_json(state) if as_json else report.status_text(state))
 
 
-for command in (query, remove, compact, verify, export, settings, evaluate, models):
+for command in (query, remove, compact, verify, export, settings, evaluate, train, models):
     main.add_command(command)
 
 

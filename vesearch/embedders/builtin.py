@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vesearch.embedders.network import NetworkEmbedder
+from vesearch.checkpoints import trained
+from vesearch.embedders.trainable import TrainableEmbedder
 from vesearch.networks import lite0
 from vesearch.records import Float32, UInt8
 
@@ -15,9 +18,10 @@ if TYPE_CHECKING:
 _LEAST_COVER = 0.01  # cells of the map; of less nothing can be told
 
 
-class Lite0(NetworkEmbedder):
+class Lite0(TrainableEmbedder):
     """EfficientNet-Lite0, 1280-d: pooling of the last feature map.
 
+    weights: a file that `vesearch train` made of this network; "" means the published ones.
     mask_weight: how much of it is the average over the entity's mask, in [0, 1]; the rest is that
     over the whole crop.
     """
@@ -28,17 +32,21 @@ class Lite0(NetworkEmbedder):
     def __init__(
         self,
         *,
+        weights: str | Path = "",
         mask_weight: float = 0.0,
         precision: str = "auto",
         batch_size: int = 0,
         device: str = "cpu",
     ) -> None:
         super().__init__(precision=precision, batch_size=batch_size, device=device)
+        self.weights = weights
         self.mask_weight = mask_weight
 
-    @property
+    @cached_property
     def weights_digest(self) -> str:
-        """Digest of the weights file."""
+        """Digest of the weights."""
+        if self.weights:
+            return trained.read_digest(self._path, self._variant)
         return lite0.weights_digest(self._variant)
 
     def embed_masked(self, crops: UInt8, covers: Float32) -> Float32:
@@ -48,13 +56,28 @@ class Lite0(NetworkEmbedder):
         """
         return self._embed(crops, covers)
 
+    def save(self, path: Path, about: Mapping[str, str]) -> None:
+        """Write what embed.weights takes: the network as it is now."""
+        trained.write(path, self._variant, self._model.state_dict(), about)
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.weights).expanduser()
+
     @cached_property
     def _model(self) -> torch.nn.Module:
-        return lite0.load(self._variant).to(self._device)
+        model = lite0.load(self._variant)
+        if self.weights:
+            model.load_state_dict(trained.read(self._path, self._variant, model.state_dict()))
+        return model.to(self._device)
 
-    def _forward(self, crops: UInt8, covers: Float32 | None, *, bfloat16: bool) -> torch.Tensor:
-        x = lite0.to_input(crops, self._device)  # (n, s, s, 3) -> (n, 3, s, s)
-        found = lite0.last_map(self._model, x, bfloat16=bfloat16).float()
+    def _parts(self) -> tuple[torch.nn.Module, ...]:
+        return lite0.parts(self._model)
+
+    def _to_input(self, crops: UInt8) -> torch.Tensor:
+        return lite0.to_input(crops, self._device)
+
+    def _pool(self, found: torch.Tensor, covers: Float32 | None) -> torch.Tensor:
         whole = found.mean((2, 3))  # (n, c, h, w) -> (n, c)
         if covers is None or not self.mask_weight:
             return whole

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vesearch.checkpoints import converted, tensorfile
-from vesearch.embedders.network import NetworkEmbedder
+from vesearch.embedders.trainable import Layers, TrainableEmbedder
 from vesearch.errors import ConfigError
 from vesearch.networks.architecture import NORMALISATIONS
 from vesearch.records import Float32, UInt8
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
 _VERSION = "simclr-1"  # change it whenever the same weights may give other embeddings
 
 
-class SimCLR(NetworkEmbedder):
+class SimCLR(TrainableEmbedder):
     """A SimCLR ResNet: the average pooling of its last feature map, before any head.
 
-    weights: a file that `vesearch models convert` made; its header tells the architecture.
+    weights: a file that `vesearch models convert` or `vesearch train` made; its header tells the
+    architecture.
     """
+
+    _folds = True  # batch norms into convolutions, where these need not be trained
 
     def __init__(
         self,
@@ -81,21 +85,33 @@ class SimCLR(NetworkEmbedder):
 
         weights = converted.load(self._path, self._header)
         net = resnet.build(self._header.architecture, weights)
-        fold_batch_norms(net)
+        if self._folds:
+            fold_batch_norms(net)
         # not torch.compile: on a GPU it would be faster, after a minute for each size of batch
         return net.to(self._device).to(memory_format=torch.channels_last)
 
-    def _forward(self, crops: UInt8, covers: Float32 | None, *, bfloat16: bool) -> torch.Tensor:
-        import torch
+    def learn(self, layers: Layers) -> list[torch.nn.Parameter]:
+        """Let the last part of the network, or all of it, learn; return the parameters that do."""
+        self._folds = False  # the file has them apart
+        return super().learn(layers)
 
-        net = self._model
-        x = self._to_input(crops)
-        if not bfloat16:
-            features: torch.Tensor = net(x)
-            return features
-        x = net.shallow(x)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return net.deep(x)
+    def save(self, path: Path, about: Mapping[str, str]) -> None:
+        """Write what embed.weights takes: the network as it is now."""
+        from vesearch.networks import resnet
+
+        architecture, state = self._header.architecture, self._model.state_dict()
+
+        def header_of(digest: str) -> converted.Header:
+            return converted.Header(architecture, digest, path.name, "trained")
+
+        shapes = resnet.tensor_shapes(architecture)
+        converted.write(path, header_of, shapes, lambda n: state[n].cpu().numpy(), about=about)
+
+    def _parts(self) -> tuple[torch.nn.Module, ...]:
+        return self._model.parts()
+
+    def _pool(self, found: torch.Tensor, covers: Float32 | None) -> torch.Tensor:
+        return found.mean((2, 3))  # (n, dim, h, w) -> (n, dim)
 
     def _to_input(self, crops: UInt8) -> torch.Tensor:
         """Return (n, s, s, 3) uint8 RGB as the network's (n, 3, s, s) float32 input."""

@@ -31,21 +31,38 @@ class ResNet(nn.Module):
         self.layer3 = _layer(architecture, 2)
         self.layer4 = _layer(architecture, 3)
 
-    def shallow(self, x: torch.Tensor) -> torch.Tensor:
-        """Return layer1's output: the high resolutions, where rounding costs the most."""
-        x = F.relu_(self.bn1(self.conv1(x)))  # (n, 3, h, w) -> (n, c, h/2, w/2)
-        x = _pool_as_tensorflow(x) if self.architecture.pool == "tensorflow" else _pool_as_torch(x)
-        done: torch.Tensor = self.layer1(x)
-        return done
+    def parts(self) -> tuple[nn.Module, ...]:
+        """Return the network as three modules that run one after the other: pixels -> last map.
 
-    def deep(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the (n, dim) float32 features of what shallow returned."""
-        x = self.layer4(self.layer3(self.layer2(x)))
-        return x.float().mean((2, 3))  # (n, dim, h/32, w/32) -> (n, dim)
+        The first are the high resolutions, where rounding costs the most; the last one is layer4.
+        """
+        pool = Pool(as_tensorflow=self.architecture.pool == "tensorflow")
+        return (
+            nn.Sequential(self.conv1, self.bn1, nn.ReLU(inplace=True), pool, self.layer1),
+            nn.Sequential(self.layer2, self.layer3),
+            self.layer4,
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the average-pooled features, not normalised."""
-        return self.deep(self.shallow(x))
+        for part in self.parts():
+            x = part(x)
+        return x.mean((2, 3))  # (n, dim, h/32, w/32) -> (n, dim)
+
+
+class Pool(nn.Module):
+    """The stem's 3x3 max pool of stride 2."""
+
+    def __init__(self, *, as_tensorflow: bool) -> None:
+        super().__init__()
+        self.as_tensorflow = as_tensorflow
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (n, c, h / 2, w / 2), rounded up."""
+        if not self.as_tensorflow:
+            return F.max_pool2d(x, 3, 2, padding=1)
+        # "SAME": an even side gets its one row of padding at the far end, an odd one a row at both
+        return F.max_pool2d(x, 3, 2, padding=(x.shape[2] % 2, x.shape[3] % 2), ceil_mode=True)
 
 
 class Basic(nn.Module):
@@ -206,12 +223,3 @@ def _projection(channels_in: int, channels: int, stride: int, *, averages: bool)
     if averages:
         return nn.Sequential(Averaging(stride), _conv(channels_in, channels, 1), norm)
     return nn.Sequential(_conv(channels_in, channels, 1, stride=stride), norm)
-
-
-def _pool_as_torch(x: torch.Tensor) -> torch.Tensor:
-    return F.max_pool2d(x, 3, 2, padding=1)
-
-
-def _pool_as_tensorflow(x: torch.Tensor) -> torch.Tensor:
-    # "SAME": an even side gets its one row of padding at the far end, an odd one a row at both
-    return F.max_pool2d(x, 3, 2, padding=(x.shape[2] % 2, x.shape[3] % 2), ceil_mode=True)

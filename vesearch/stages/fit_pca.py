@@ -9,12 +9,11 @@ from vesearch.errors import StoreMissingError
 from vesearch.job import Job
 from vesearch.projection import fit, thinned
 from vesearch.records import Float32
-from vesearch.store import projections
+from vesearch.store import projections, sample
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import EmbeddingRows
 from vesearch.system.digests import fingerprint_of
 
-_CHOICE = 4  # times as many entities as are wanted are drawn from
 _GROWN = 2  # times as many entities as the projection was fitted on: it may get more dimensions
 
 
@@ -57,29 +56,14 @@ def _is_outgrown(job: Job) -> bool:
 def _sample(job: Job) -> Float32:
     """Return live embeddings, at most projection.sample of them, drawn evenly.
 
-    Of a large collection they are drawn from some of its shards, themselves drawn at random.
+    Zeros are left out: there is no crop, or nothing to be seen in it.
     """
-    catalog, limit = Catalog.of(job.store), job.config.projection.sample
-    rng = np.random.default_rng(job.config.projection.seed)
-    shards = _shards(job, catalog, limit)
-    rows = {shard: catalog.live_rows(shard)[1] for shard in shards}
-    chosen = np.zeros(sum(map(len, rows.values())), bool)
-    chosen[rng.permutation(len(chosen))[:limit]] = True
-    parts, start = [np.zeros((0, job.embedder.dim), np.float32)], 0
-    for shard, own in rows.items():
-        picked = own[chosen[start : start + len(own)]]
-        start += len(own)
-        embeddings = job.store.read(EmbeddingRows, shard).embeddings[picked].astype(np.float32)
-        parts.append(embeddings[embeddings.any(axis=1)])  # zeros: no crop, nothing to learn
-    return np.concatenate(parts)
-
-
-def _shards(job: Job, catalog: Catalog, limit: int) -> list[int]:
-    """Return the shards to draw from: all of them, or enough for several times the limit."""
     open_ = set(job.pending("embeddings", "crops"))
-    counts = catalog.live_entities()
-    done = [s for s in job.store.shards("embeddings") if s not in open_ and s in counts]
-    drawn = np.random.default_rng([job.config.projection.seed, 1]).permutation(len(done))
-    sums = np.cumsum([counts[done[at]] for at in drawn])
-    enough = int(np.searchsorted(sums, _CHOICE * limit)) + 1
-    return sorted(done[at] for at in drawn[:enough])
+    done = [shard for shard in job.store.shards("embeddings") if shard not in open_]
+    settings = job.config.projection
+    drawn = sample.drawn(Catalog.of(job.store), done, settings.sample, seed=settings.seed)
+    parts = [np.zeros((0, job.embedder.dim), np.float32)]
+    for shard, (_, rows) in drawn.items():
+        embeddings = job.store.read(EmbeddingRows, shard).embeddings[rows].astype(np.float32)
+        parts.append(embeddings[embeddings.any(axis=1)])
+    return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""How the built-in segmenter is trained.
+"""How networks are trained: an embedder on a collection's own crops, and the shipped segmenter.
 
-Nothing that a user runs imports this: it is for making the weights that are shipped.
+No store is written here, and nothing that searches imports this.
 """

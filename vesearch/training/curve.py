@@ -1,8 +1,9 @@
-"""Draw a training run's losses, and what its snapshots reached, as a picture."""
+"""Keep a training run's losses, and what its snapshots reached, as tables, and draw them."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,38 @@ def check_installed() -> None:
         ) from err
 
 
+def append(table: Path, step: int, figures: Mapping[str, str]) -> None:
+    """Add a row for a step to a table of a run; the first one makes it."""
+    row = {"step": str(step), **figures}
+    new = not table.exists()
+    with table.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def cut(table: Path, step: int) -> None:
+    """Leave out what comes after a step, of a run that goes on from there."""
+    rows = _rows(table) if table.exists() else []
+    kept = [row for row in rows if int(row["step"]) <= step]
+    if len(kept) == len(rows):
+        return
+    with atomic(table) as temp, temp.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(kept)
+
+
 def draw(out: Path) -> None:
     """Write out/curve.png from out/log.csv and, where there is one, out/measured.csv."""
     from matplotlib.figure import Figure
 
-    losses = _columns(out / "log.csv")
+    losses = columns_of(out / "log.csv")
     del losses["seconds"]
     panels = {"losses": losses}
     if (out / "measured.csv").exists():
-        panels["held-out photos"] = _columns(out / "measured.csv")
+        panels["held-out photos"] = columns_of(out / "measured.csv")
     figure = Figure(figsize=(10, 4.5 * len(panels)), layout="constrained")
     column = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axes, (title, curves) in zip(column, panels.items(), strict=True):
@@ -51,10 +75,15 @@ def draw(out: Path) -> None:
         figure.savefig(temp)
 
 
-def _columns(path: Path) -> dict[str, list[float]]:
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+def columns_of(table: Path) -> dict[str, list[float]]:
+    """Return a run's table by columns."""
+    rows = _rows(table)
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _smoothed(values: list[float]) -> list[float]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,7 +21,7 @@ from vesearch.detectors.segmenter_network import SegmenterNetwork, load_tensors,
 from vesearch.evaluation import segmentation
 from vesearch.networks import devices
 from vesearch.system.files import atomic, write_text
-from vesearch.training import photos, scenes
+from vesearch.training import curve, photos, scenes, schedule
 from vesearch.training.losses import losses, trainable_network
 from vesearch.training.recipe import Recipe
 
@@ -141,6 +139,8 @@ class Run:
         self._network.load_state_dict(saved["network"], strict=False)
         self._optimizer.load_state_dict(saved["optimizer"])
         self._average, self._step = saved["average"], saved["step"]
+        for table in ("log.csv", "measured.csv"):
+            curve.cut(self.out / table, self._step)
 
     @property
     def _state(self) -> Path:
@@ -160,7 +160,8 @@ class Run:
         """Take one step; return the losses."""
         torch.manual_seed(self.recipe.seed + self._step)  # for a run that goes on, too
         for group in self._optimizer.param_groups:
-            group["lr"] = group["share"] * _rate(self.recipe, self._step)
+            rate = schedule.rate(self._step, steps=self.recipe.steps, warm_up=self.recipe.warm_up)
+            group["lr"] = group["share"] * self.recipe.learning_rate * rate
         found = losses(self._network, batch, self.device)
         self._optimizer.zero_grad(set_to_none=True)
         torch.stack(list(found.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -186,22 +187,14 @@ class Run:
         found = segmentation.evaluate(load_config(overrides=settings), held_out, folder / "images")
         figures = {"AP50": found.ap50, "AP": found.ap, "AR@10": found.ar10, "AR@20": found.ar20}
         figures["AR@20 small"] = found.ar20_small
-        self._append("measured.csv", {n: f"{value:.4f}" for n, value in figures.items()})
+        measured = {n: f"{value:.4f}" for n, value in figures.items()}
+        curve.append(self.out / "measured.csv", self._step, measured)
 
     def _log(self, recent: Sequence[dict[str, float]], seconds: float) -> None:
         means = {name: sum(r[name] for r in recent) / len(recent) for name in recent[0]}
         losses = {name: f"{value:.4f}" for name, value in means.items()}
-        self._append("log.csv", {**losses, "seconds": f"{seconds:.3f}"})
-
-    def _append(self, name: str, figures: dict[str, str]) -> None:
-        """Add a row for this step to a table of the run."""
-        row = {"step": str(self._step), **figures}
-        new = not (self.out / name).exists()
-        with (self.out / name).open("a", newline="") as file:
-            table = csv.DictWriter(file, row)
-            if new:
-                table.writeheader()
-            table.writerow(row)
+        logged = {**losses, "seconds": f"{seconds:.3f}"}
+        curve.append(self.out / "log.csv", self._step, logged)
 
 
 def _groups(network: SegmenterNetwork, recipe: Recipe) -> list[dict[str, Any]]:
@@ -217,11 +210,3 @@ def _groups(network: SegmenterNetwork, recipe: Recipe) -> list[dict[str, Any]]:
             if params:
                 groups.append({"params": params, "weight_decay": decay, "share": share})
     return groups
-
-
-def _rate(recipe: Recipe, step: int) -> float:
-    """Warm up linearly, then fall along a cosine to a hundredth."""
-    if step < recipe.warm_up:
-        return recipe.learning_rate * (step + 1) / recipe.warm_up
-    share = (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)
-    return recipe.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2)
