@@ -317,6 +317,19 @@ def test_a_damaged_state_is_one_line(collection: Config, tmp_path: Path, content
         train(collection, tmp_path / "out")
 
 
+@pytest.mark.parametrize("part", ["learning", "head", "optimizer", "step"])
+def test_a_state_that_lacks_something_is_damaged_too(
+    collection: Config, tmp_path: Path, part: str
+) -> None:
+    config = changed(collection, steps=1)
+    train(config, tmp_path / "out")
+    path = tmp_path / "out" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save({name: value for name, value in state.items() if name != part}, path)
+    with pytest.raises(ModelError, match=r"state\.pt: damaged: delete .* and train again"):
+        train(config, tmp_path / "out")
+
+
 def test_what_cannot_be_trained_is_told_before_anything_is_made(
     collection: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,9 +183,7 @@ class Run:
             saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             began_with = dict(saved["began_with"])
         except Exception as err:  # whatever a damaged file makes torch raise
-            raise ModelError(
-                f"{path}: damaged: delete {self._out} and train again ({type(err).__name__})"
-            ) from err
+            raise self._damaged(err) from err
         for name, value in self._began_with.items():
             if began_with.get(name) != value:
                 raise ConfigError(
@@ -210,11 +208,20 @@ class Run:
         if saved is None:
             self._save()  # the folder is a run's from now on
             return
-        self._learning.load_state_dict(saved["learning"])
-        self._head.load_state_dict(saved["head"])
-        self._optimizer.load_state_dict(saved["optimizer"])
-        self._step = int(saved["step"])
+        try:
+            self._learning.load_state_dict(saved["learning"])
+            self._head.load_state_dict(saved["head"])
+            self._optimizer.load_state_dict(saved["optimizer"])
+            self._step = int(saved["step"])
+        except Exception as err:  # likewise
+            raise self._damaged(err) from err
         curve.cut(self._out / _LOG, self._step)
+
+    def _damaged(self, err: Exception) -> ModelError:
+        path = self._out / _STATE
+        return ModelError(
+            f"{path}: damaged: delete {self._out} and train again ({type(err).__name__})"
+        )
 
     def _save(self) -> None:
         content = {
