@@ -114,8 +114,8 @@ def test_a_python_config_that_a_store_names_is_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("weighted")
 def test_weights_for_a_model_that_takes_none(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="embedder 'builtin' takes no weights"):
-        _make(tmp_path / "store", "embed.weights=one")
+    with pytest.raises(ConfigError, match="detector 'whole' takes no weights"):
+        _make(tmp_path / "store", "detect.weights=one")
 
 
 # --- the precision that embeddings are computed in ---------------------------------------------

@@ -109,7 +109,7 @@ def test_pools_pad_as_tensorflow(shape: tuple[int, int]) -> None:
     def same(found: torch.Tensor, expected: np.ndarray) -> bool:
         return np.allclose(found.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
 
-    assert same(resnet._pool_as_tensorflow(tensor), pool_same(x, 3, 2, np.max, -np.inf))
+    assert same(resnet.Pool(as_tensorflow=True)(tensor), pool_same(x, 3, 2, np.max, -np.inf))
     assert same(resnet.Averaging(1)(tensor), pool_same(x, 2, 1, np.nanmean, np.nan))
     padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
     assert same(resnet.Averaging(2)(tensor), windows(padded, 2, 2).mean((3, 4)))
@@ -221,5 +221,6 @@ def test_a_missing_library_names_its_package(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_torch_pads_an_even_side_on_both_ends() -> None:
     x = torch.rand(1, 2, 8, 8)
-    assert torch.equal(resnet._pool_as_torch(x), F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2))
-    assert not torch.equal(resnet._pool_as_torch(x), resnet._pool_as_tensorflow(x))
+    found, other = (resnet.Pool(as_tensorflow=tensorflow)(x) for tensorflow in (False, True))
+    assert torch.equal(found, F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2))
+    assert not torch.equal(found, other)
