@@ -12,7 +12,7 @@ from vesearch.records import Bool, Float32, Int64
 
 _SAME_BOX = 0.6  # IoU of boxes above which the lesser is the same thing
 _VOTES = 0.65  # IoU with the best one above which a box counts in where the thing's box is
-_CUT = 0.4  # share of a box's side along which its mask is cut off
+_CUT = 0.35  # share of a box's side along which its mask is cut off
 _STEP = 0.15  # of its length, that the box grows there
 _MOST = 40  # things of one photo
 _SAME = 0.65  # IoU of masks above which the lesser of two is the same thing
