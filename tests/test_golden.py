@@ -162,11 +162,11 @@ def swapped(patch: pytest.MonkeyPatch) -> None:
 
 
 def shifted(patch: pytest.MonkeyPatch) -> None:
-    """Crops of what is a tenth of its width to the right."""
+    """Crops of what is a fifth of its width to the right."""
     region_of = describe.region_of
 
     def beside(box: Float32, *given: Any) -> tuple[float, float, float, float]:
-        move = np.array([0.1, 0, 0.1, 0], np.float32) * (box[2] - box[0])
+        move = np.array([0.2, 0, 0.2, 0], np.float32) * (box[2] - box[0])
         return region_of(box + move, *given)
 
     patch.setattr(describe, "region_of", beside)
