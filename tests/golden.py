@@ -11,9 +11,9 @@ only, the figures were equal to four digits. What does change them, and by how m
   one, two and four threads made graphs of the same recall.
 
 A fault moves at least one figure further. Red and blue swapped in crops: similarities by 0.009;
-crops a fifth beside their things: mAP by 0.009, without PCA by 0.016, similarities by 0.011; pixels from 0 to 1
-for the embedder: similarities by 0.014 and more; a projection that is not centred: mAP by 0.011 and
-0.009; masks 2 px too thin: AP by 0.015; scores reversed: AP by 0.30.
+crops a fifth beside their things: mAP by 0.009, without PCA by 0.016, similarities by 0.011; pixels
+from 0 to 1 for the embedder: similarities by 0.014 and more; a projection that is not centred: mAP
+by 0.011 and 0.009; masks 2 px too thin: AP by 0.015; scores reversed: AP by 0.30.
 """
 
 from __future__ import annotations
