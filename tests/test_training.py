@@ -313,7 +313,9 @@ def test_a_folder_of_something_else_is_left_alone(collection: Config, tmp_path: 
 def test_a_damaged_state_is_one_line(collection: Config, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "state.pt").write_bytes(content)
-    with pytest.raises(ModelError, match=r"state\.pt: damaged: delete .* and train again"):
+    with pytest.raises(
+        ModelError, match=r"state\.pt: damaged, or of something else .*: name a new"
+    ):
         train(collection, tmp_path / "out")
 
 
@@ -326,7 +328,9 @@ def test_a_state_that_lacks_something_is_damaged_too(
     path = tmp_path / "out" / "state.pt"
     state = torch.load(path, weights_only=True)
     torch.save({name: value for name, value in state.items() if name != part}, path)
-    with pytest.raises(ModelError, match=r"state\.pt: damaged: delete .* and train again"):
+    with pytest.raises(
+        ModelError, match=r"state\.pt: damaged, or of something else .*: name a new"
+    ):
         train(config, tmp_path / "out")
 
 

@@ -218,10 +218,8 @@ class Run:
         curve.cut(self._out / _LOG, self._step)
 
     def _damaged(self, err: Exception) -> ModelError:
-        path = self._out / _STATE
-        return ModelError(
-            f"{path}: damaged: delete {self._out} and train again ({type(err).__name__})"
-        )
+        why = f"damaged, or of something else ({type(err).__name__})"
+        return ModelError(f"{self._out / _STATE}: {why}: name a new folder")
 
     def _save(self) -> None:
         content = {
