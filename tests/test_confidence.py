@@ -20,6 +20,10 @@ def judged(similarities: np.ndarray, hits: np.ndarray, crowding: float = 0.5) ->
     return Judged(numbers, similarities.astype(np.float32), hits, absent, crowding)
 
 
+def test_people_read_no_more_than_is_known() -> None:
+    assert [confidence.percent(c) for c in (0.0, 0.4999, 0.5, 0.849, 1.0)] == [0, 49, 50, 84, 99]
+
+
 def test_the_formula_by_hand() -> None:
     made = Calibration(similarity=10, crowding=-10, bias=0)
     found = made.confidence(np.array([0.5, 0.7, -1.0], np.float32), 0.5)

@@ -102,6 +102,20 @@ def test_a_thing_found_twice_counts_once_and_a_part_counts_less() -> None:
     assert distinct(inside, scores / 10, least=0.1)[0].size == 0
 
 
+def test_of_a_thing_found_twice_the_whole_stays_where_it_is_nearly_as_sure() -> None:
+    inside = np.zeros((2, 20, 20), bool)
+    inside[0, :14, :10] = True
+    inside[1, :, :10] = True  # all of the first, IoU 0.7
+    rows, scores = distinct(inside, np.array([0.8, 0.7], np.float32), least=0.1)
+    assert (rows.tolist(), scores.tolist()) == ([1], pytest.approx([0, 0.8]))
+    rows, scores = distinct(inside, np.array([0.8, 0.6], np.float32), least=0.1)  # three quarters
+    assert (rows.tolist(), scores.tolist()) == ([0], pytest.approx([0.8, 0]))
+    beside = np.zeros((2, 1, 200), bool)
+    beside[0, :, :100] = True
+    beside[1, :, 16:128] = True  # larger, IoU 0.66, but it holds only 0.84 of the first
+    assert distinct(beside, np.array([0.8, 0.7], np.float32), least=0.1)[0].tolist() == [0]
+
+
 def test_a_box_that_cuts_its_thing_off_grows_on_that_side() -> None:
     """By hand: 15 % of the box, and never out of the photo."""
     boxes = torch.tensor([[0.2, 0.4, 0.6, 0.8], [0.2, 0.4, 0.6, 0.8], [0.0, 0.0, 1.0, 1.0]])

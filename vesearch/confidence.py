@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,3 +63,8 @@ def word_for(confidence: float) -> str:
     if confidence >= _SAME:
         return "the same"
     return "alike" if confidence >= _ALIKE else "unlike"
+
+
+def percent(confidence: float) -> int:
+    """Return a confidence as people read it: no higher than it is, and never quite sure."""
+    return min(99, math.floor(100 * confidence))

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vesearch.cli.tables import table
-from vesearch.confidence import word_for
+from vesearch.confidence import percent, word_for
 from vesearch.config import RunSettings
 from vesearch.system.printable import printable
 
@@ -385,7 +385,11 @@ def _match_table(matches: Sequence[Match]) -> str:
         notes += [f"+{len(match.alike)} alike"] if match.alike else []
         notes += ["changed since ingest"] if match.stale else []
         note = f"({', '.join(notes)})" if notes else ""
-        sure = (f"{match.rank}", word_for(match.confidence), f"{match.confidence:.2f}")
+        sure = (
+            f"{match.rank}",
+            word_for(match.confidence),
+            f"{percent(match.confidence) / 100:.2f}",
+        )
         rows.append((*sure, f"{match.similarity:.3f}", peak, shown(match.image), note))
     head = [">rank", "", ">confidence", ">similarity", "peak", "/image", ""]
     return table(head, rows, indent=2)

@@ -16,6 +16,7 @@ _CUT = 0.35  # share of a box's side along which its mask is cut off
 _STEP = 0.15  # of its length, that the box grows there
 _MOST = 40  # things of one photo
 _SAME = 0.65  # IoU of masks above which the lesser of two is the same thing
+_HOLDS = 0.85  # share of that better one's mask, within it, and of its score, that takes its place
 _PART = 0.5  # share of its score that a thing loses which lies within a larger and better one
 _SPECK = 0.1  # share of a mask below which a part apart from the rest, or a hole, is a mistake
 
@@ -73,8 +74,10 @@ def tidied(small: Float32, inside: float) -> Float32:
 def distinct(inside: Bool, scores: Float32, *, least: float) -> tuple[Int64, Float32]:
     """Return the rows that are no better row's thing again, best first, and the scores of all.
 
-    inside: (n, h, w) masks. What lies within a larger and better one may be a part of it that was
-    taken for a thing: it counts up to _PART less. Rows below least are left out.
+    inside: (n, h, w) masks. Of a thing found twice the better stays, or the larger, where it holds
+    the better and is nearly as sure: that is the whole. What lies within a larger and better one
+    may be a part of it that was taken for a thing: it counts up to _PART less. Rows below least are
+    left out.
     """
     flat = inside.reshape(len(inside), math.prod(inside.shape[1:])).astype(np.float32)
     both = flat @ flat.T
@@ -83,12 +86,25 @@ def distinct(inside: Bool, scores: Float32, *, least: float) -> tuple[Int64, Flo
     lowered = np.zeros_like(scores)
     kept: list[int] = []
     for row in np.argsort(-scores, kind="stable").tolist():
-        if not areas[row] or (iou[row, kept] > _SAME).any():
+        if not areas[row]:
             continue
-        larger = [other for other in kept if areas[other] > areas[row]]
-        within = both[row, larger].max(initial=0) / areas[row]
-        lowered[row] = scores[row] * (1 - _PART * within)
-        kept.append(row)
+        same = [other for other in kept if iou[row, other] > _SAME]
+        if not same:
+            larger = [other for other in kept if areas[other] > areas[row]]
+            within = both[row, larger].max(initial=0) / areas[row]
+            lowered[row] = scores[row] * (1 - _PART * within)
+            kept.append(row)
+        elif len(same) == 1 and _is_whole(row, same[0], both, scores):
+            lowered[row] = max(lowered[same[0]], scores[row])
+            lowered[same[0]] = 0
+            kept[kept.index(same[0])] = row
     lowered[lowered < least] = 0
     order = np.argsort(-lowered, kind="stable")
     return order[lowered[order] > 0], lowered
+
+
+def _is_whole(row: int, better: int, both: Float32, scores: Float32) -> bool:
+    """Say whether a row holds a better one, of the same thing, and is nearly as sure."""
+    held = both[row, better] > _HOLDS * both[better, better]
+    sure = scores[row] > _HOLDS * scores[better]
+    return bool(both[row, row] > both[better, better] and held and sure)

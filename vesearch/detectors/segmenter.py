@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; digests and --help must not 
 WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
 # px: the longest sides at which the network sees a photo, smallest first
 _SIDES = {"fast": (448,), "normal": (320, 640), "thorough": (320, 480, 640, 896)}
-_VERSION = "segmenter-5"  # change it whenever the same outputs may give other entities
+_VERSION = "segmenter-6"  # change it whenever the same outputs may give other entities
 _LEAST_SCORE = 0.2  # below it nothing is found, but the whole image
 _INSIDE = 0.45  # probability: masks cut at one half come out too small
 _SHARP_PX = 224  # a thing's mask is made at the largest scale at which it is no larger than this

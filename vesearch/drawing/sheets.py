@@ -10,7 +10,7 @@ from pathlib import PurePath
 import numpy as np
 from PIL import Image
 
-from vesearch.confidence import word_for
+from vesearch.confidence import percent, word_for
 from vesearch.drawing import overlay, view
 from vesearch.drawing.paint import (
     Colour,
@@ -180,7 +180,7 @@ def _caption(page: UInt8, match: Match, xy: tuple[int, int], width: int) -> None
     after = x + text_width(rank, 22) + 9
     text(page, (after, y + 31), f"·  {word_for(match.confidence)}", Type(22, _INK))
     y += 56
-    sure = f"{_percent(match.confidence)} sure · {match.similarity:.2f} similar"
+    sure = f"{percent(match.confidence)} % sure · {match.similarity:.2f} similar"
     text(page, (x, y), sure, Type(16, _GREY))
     y += 23
     copies = len(match.also_at)
@@ -191,11 +191,6 @@ def _caption(page: UInt8, match: Match, xy: tuple[int, int], width: int) -> None
     text(page, (x, y), shorten(_name(match.image, room), 16, room), Type(16, _GREY))
     if extra:
         text(page, (x + width, y), extra, Type(16, _INK), anchor="rs")
-
-
-def _percent(share: float) -> str:
-    """Write a share in [0, 1]; nothing is quite sure."""
-    return f"{min(99, math.floor(100 * share))} %"
 
 
 def _name(path: str, room: float) -> str:
