@@ -19,6 +19,7 @@ $(VENV)/stamp: setup.cfg pyproject.toml
 
 demo: $(VENV)/stamp  ## ingest eight photos, search for a motorcycle, leave result.png
 	$(BIN)/python tests/photos.py $(DEMO)/photos
+	rm -rf $(DEMO)/store
 	$(BIN)/vesearch ingest $(DEMO)/photos --store $(DEMO)/store
 	$(BIN)/vesearch build-index --store $(DEMO)/store
 	$(BIN)/vesearch query $(DEMO)/photos/motorcycle_left.png --entity 1 --out result.png --store $(DEMO)/store
