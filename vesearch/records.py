@@ -164,6 +164,22 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What matches one of several examples, in a photo that holds a match for each.
+
+    Fields as Match has them.
+    """
+
+    entity_id: int
+    box_xyxy: tuple[float, float, float, float]
+    peak_xy: tuple[float, float]
+    similarity: float
+    confidence: float
+    mask: bytes = b""
+    mask_size_hw: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """One entity found for a query, rank 1 first.
 
@@ -176,6 +192,8 @@ class Match:
         is what was asked for, in [0, 1].
     mask, mask_size_hw: COCO run lengths of the entity, over an image of that size; b"" where they
         were not asked for.
+    taken: when, as Shot has it. parts: of a match for several examples, that for each of them; the
+        match's own fields are those of the weakest part.
     """
 
     rank: int
@@ -191,3 +209,5 @@ class Match:
     stale: bool = False
     alike: tuple[str, ...] = ()
     confidence: float = 0.0
+    taken: str | None = None
+    parts: tuple[Part, ...] = ()
