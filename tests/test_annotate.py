@@ -14,7 +14,7 @@ from skimage import data
 
 from vesearch.drawing import letters, overlay, paint
 from vesearch.drawing.picture import save_picture
-from vesearch.drawing.sheets import MatchPhoto, draw_entities, draw_matches
+from vesearch.drawing.sheets import AskedPhoto, MatchPhoto, draw_entities, draw_matches
 from vesearch.drawing.view import around, whole
 from vesearch.errors import VesearchError
 from vesearch.masks import encode, to_entities
@@ -53,6 +53,9 @@ def grey(height: int, width: int, level: int = 128) -> UInt8:
     return np.full((height, width, 3), level, np.uint8)
 
 
+MARKS = [paint.PALETTE[0]]
+
+
 def photo_of(
     entities: Entities, pixels: UInt8 | None, *, rank: int = 1, image: str = "dog.jpg"
 ) -> MatchPhoto:
@@ -75,7 +78,7 @@ def photo_of(
 
 def sheet(*matches: MatchPhoto, title: str = "") -> Image.Image:
     query = entities_of(rectangle((60, 80), (20, 10, 60, 50)))
-    return draw_matches(grey(60, 80), query, 1, matches, title=title)
+    return draw_matches([AskedPhoto.of(grey(60, 80), query, 1)], matches, MARKS, title=title)
 
 
 def changed(picture: Image.Image, level: int) -> Bool:
@@ -192,7 +195,7 @@ def test_any_photo_gives_a_picture_of_sane_size(size_hw: tuple[int, int], covers
     assert 75 <= picture.width <= 600 and 75 <= picture.height <= 750
     if covers != "nothing":
         found = photo_of(entities, grey(height, width))
-        queried = draw_matches(grey(height, width), entities, 1, [found])
+        queried = draw_matches([AskedPhoto.of(grey(height, width), entities, 1)], [found], MARKS)
         assert 900 < queried.width < 1100 and 400 < queried.height < 900
 
 
@@ -259,7 +262,7 @@ def test_names_of_other_scripts_are_drawn_where_a_font_has_them(script: str) -> 
     paint.text(boxes, (10, 30), missing, paint.Type(22, (0, 0, 0)))
     assert (page != boxes).any()
     coloured = (page.max(2).astype(int) - page.min(2) > 60).any()
-    assert coloured == (script == "emoji")
+    assert not coloured or script == "emoji"  # some fonts have it in black
 
 
 def test_what_no_font_has_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +299,7 @@ def test_inputs_are_not_painted_on() -> None:
     photo = grey(60, 80)
     entities = entities_of(rectangle((60, 80), (30, 20, 50, 40)))
     photo.flags.writeable = False
-    draw_matches(photo, entities, 1, [photo_of(entities, photo)])
+    draw_matches([AskedPhoto.of(photo, entities, 1)], [photo_of(entities, photo)], MARKS)
     assert (photo == 128).all()
 
 

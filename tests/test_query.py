@@ -79,12 +79,12 @@ def test_a_confidence_that_cannot_be_is_refused(place: Path) -> None:
 def test_json_has_the_documented_shape(place: Path) -> None:
     found = answer(place / "photos" / LEFT, "--entity", 2, "--top", 3)
     assert list(found) == ["query", "matches", "left_out", "timings_ms"]
-    about = ["image", "width", "height", "stale", "at_limit", "selected", "entities"]
+    about = ["image", "width", "height", "stale", "at_limit", "selected", "entities", "others"]
     assert list(found["query"]) == about
     assert (found["query"]["width"], found["query"]["height"]) == (741, 500)
     assert found["query"]["selected"] == 2
     for number, entity in enumerate(found["query"]["entities"], 1):
-        assert list(entity) == ["entity", "box", "area", "score", "label", "peak"]
+        assert list(entity) == ["entity", "box", "area", "score", "label", "peak", "stuff"]
         assert entity["entity"] == number
         _inside(entity["peak"], entity["box"], (741, 500))
         assert 0 <= entity["score"] <= 1
@@ -96,12 +96,14 @@ def test_json_has_the_documented_shape(place: Path) -> None:
             "also_at",
             "alike",
             "stale",
+            "taken",
             "entity_id",
             "box",
             "peak",
             "similarity",
-            "percentile",
             "confidence",
+            "percentile",
+            "parts",
         ]
         assert list(match) == names
         assert match["rank"] == rank

@@ -6,19 +6,43 @@ if TYPE_CHECKING:
 
     from vesearch.collection import Collection
     from vesearch.errors import VesearchError
+    from vesearch.question import (
+        Boxed,
+        Masked,
+        Numbered,
+        Pointed,
+        Question,
+        Stored,
+        Where,
+        Whole,
+    )
 
-__all__ = ["Collection", "VesearchError", "__version__"]
+__all__ = [
+    "Boxed",
+    "Collection",
+    "Masked",
+    "Numbered",
+    "Pointed",
+    "Question",
+    "Stored",
+    "VesearchError",
+    "Where",
+    "Whole",
+    "__version__",
+]
 __version__ = "0.1.0"
+_HOMES = {"Collection": "vesearch.collection", "VesearchError": "vesearch.errors"}
 
 
 def __getattr__(name: str) -> "Any":
     """Import what is asked for (PEP 562): the command line starts without it."""
-    if name == "Collection":
-        from vesearch.collection import Collection
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return Collection
-    if name == "VesearchError":
-        from vesearch.errors import VesearchError
+    return getattr(import_module(_HOMES.get(name, "vesearch.question")), name)
 
-        return VesearchError
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    """Return what can be asked for."""
+    return sorted({*globals(), *__all__})

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 
 from vesearch.config import Config, Scalar
 from vesearch.job import Job, configure
-from vesearch.question import Answer, Example, Numbered, Photo, Question, Stored, Where
+from vesearch.question import (
+    Answer,
+    Boxed,
+    Example,
+    Numbered,
+    Pointed,
+    Question,
+    Seen,
+    Stored,
+    Where,
+    Whole,
+)
 
 if TYPE_CHECKING:  # what loads much is imported by what needs it
     from PIL import Image
@@ -48,24 +59,43 @@ class DrawableAnswer(Answer):
         """Write the answer as the path's ending says.
 
         .png, .jpg and .webp hold the picture; .html is a page that needs no other file, with links
-        to the photos; .csv is a table of the matches, or of the photo's entities.
+        to the photos; .csv is a table of the matches, or of the photo's entities; .json is what
+        `vesearch query --json` prints.
 
         Raises VesearchError for a path where a photo of the collection is or, without force,
         anything that vesearch did not draw.
         """
-        from vesearch.drawing import picture, report
+        from vesearch.drawing import document, picture, report
 
-        asked, target = Path(self.seen.name), Path(path)
+        asked, target = [Path(seen.name) for seen in self._asked], Path(path)
         kinds = picture.PICTURES | picture.TEXTS
         store = self.job.store
-        picture.check_targets([target], asked=[asked], store=store, force=force, kinds=kinds)
+        picture.check_targets([target], asked=asked, store=store, force=force, kinds=kinds)
         ending = target.suffix.lower()
         if ending == ".html":
             picture.save_text(report.page_of(self, self.job.decoders), target)
         elif ending == ".csv":
-            picture.save_text(report.table_of(self), target)
+            picture.save_text(document.table_of(self), target)
+        elif ending == ".json":
+            picture.save_text(document.json_of(self) + "\n", target)
         else:
             picture.save_picture(self.picture(), target)
+
+    def copy_to(self, folder: Name, *, link: bool = False) -> list[Path]:
+        """Copy the matches' photos into a folder, best first; return the copies.
+
+        Their names are kept, with the rank before them: 01-dog.jpg. link: symbolic links in place
+        of copies. What is in the folder stays: a copy that is there already is not made again.
+        Raises VesearchError.
+        """
+        from vesearch.export.photos import copy_photos
+
+        there = [(match.rank, Path(match.image)) for match in self.matches if not match.stale]
+        return copy_photos(there, Path(folder), store=self.job.store.path, link=link)
+
+    @property
+    def _asked(self) -> list[Seen]:
+        return [self.seen, *(seen for seen, _ in self.others)]
 
     def _repr_png_(self) -> bytes:
         """Return the picture for a notebook (IPython's rich display)."""
@@ -135,6 +165,9 @@ class Collection:
         *,
         entity: int | None = None,
         entity_id: int | None = None,
+        box: tuple[float, float, float, float] | None = None,
+        point: tuple[float, float] | None = None,
+        whole: bool = False,
         top: int | None = None,
         min_confidence: float | None = None,
         all_entities: bool = False,
@@ -145,6 +178,7 @@ class Collection:
         """Return an image's entities and, where one is chosen, what is most similar to it.
 
         image: a file, or the bytes of one. entity: the number of one of its entities, from 1.
+        box: or what lies in x0, y0, x1, y1; point: or the entity at x, y; whole: or all of it.
         entity_id: an entity of the collection, in place of an image. top: how many matches
         (default: query.top). min_confidence: how likely they must be right, 0 to 1 (default:
         query.min_confidence). all_entities: more than one match per photo. include_self: also those
@@ -155,22 +189,39 @@ class Collection:
         Boxes and peaks are in pixels of the upright photo; a similarity is a cosine, -1 to 1.
         Raises VesearchError for an image that cannot be read and an entity that is not there.
         """
-        asked: Example | Photo
-        if entity_id is not None and image is None and entity is None:
-            asked = Stored(entity_id)
-        elif image is not None and entity_id is None:
-            photo = image if isinstance(image, bytes) else Path(image)
-            asked = photo if entity is None else Numbered(photo, entity)
+        chosen = [given for given in (entity, box, point, whole or None) if given is not None]
+        if (image is None) == (entity_id is None) or len(chosen) + (entity_id is not None) > 1:
+            raise TypeError(
+                "query takes an image, maybe with an entity, a box, a point or whole=True, "
+                "or an entity_id alone"
+            )
+        photo = image if isinstance(image, bytes | None) else Path(image)
+        asked: Example
+        if photo is None:
+            asked = Stored(entity_id or 0)
+        elif entity is not None:
+            asked = Numbered(photo, entity)
+        elif box is not None:
+            asked = Boxed(photo, box)
+        elif point is not None:
+            asked = Pointed(photo, point)
+        elif whole:
+            asked = Whole(photo)
         else:
-            raise TypeError("query takes an image, maybe with an entity, or an entity_id alone")
-        if isinstance(asked, Numbered | Stored):
-            where = Where(not all_entities, include_self, fold=not all_copies)
-            top = self.config.query.top if top is None else top
-            sure = self.config.query.min_confidence if min_confidence is None else min_confidence
-            question = Question((asked,), (), where, top, min_confidence=sure, masks=masks)
-            answer = self._searcher.answer(question)
-        else:
-            answer = self._searcher.look(asked)
+            return self._drawable(self._searcher.look(photo))
+        where = Where(not all_entities, include_self, fold=not all_copies)
+        top = self.config.query.top if top is None else top
+        sure = self.config.query.min_confidence if min_confidence is None else min_confidence
+        return self.ask(Question((asked,), (), where, top, min_confidence=sure, masks=masks))
+
+    def ask(self, question: Question) -> DrawableAnswer:
+        """Return what a question asks for: several examples, what they are not, filters.
+
+        Its own top and min_confidence count. Raises VesearchError as query does.
+        """
+        return self._drawable(self._searcher.answer(question))
+
+    def _drawable(self, answer: Answer) -> DrawableAnswer:
         parts = {field.name: getattr(answer, field.name) for field in fields(Answer)}
         return DrawableAnswer(**parts, job=self._searcher.job)
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from vesearch.records import Bool, Entities, Float32, Int64
+from vesearch.records import Bool, Entities, Float32, Int64, UInt8
 
 _PEAK_SIDE = 160  # px: peaks are searched on a grid of at most this side; finer is not seen
 
@@ -107,6 +107,14 @@ def enlarged(mask: Bool, size_hw: tuple[int, int]) -> Bool:
         np.asarray(image.resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR)) > 127
     )
     return resized
+
+
+def light(pixels: UInt8, size_hw: tuple[int, ...]) -> Bool:
+    """Return where an (h, w, 3) picture is lighter than half of its lightest, at another size."""
+    grey = Image.fromarray(pixels).convert("L").resize((size_hw[1], size_hw[0]))
+    values = np.asarray(grey)
+    inside: Bool = values > max(int(values.max()), 1) / 2  # of 0 and 1 as of 0 and 255
+    return inside
 
 
 def box_of(mask: Bool) -> tuple[int, int, int, int]:

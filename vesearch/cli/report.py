@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vesearch.export.collection import Exported
     from vesearch.pipeline import Summary
     from vesearch.question import Answer, Seen
-    from vesearch.records import Entities, Match, Skipped
+    from vesearch.records import Match, Skipped
     from vesearch.stages.walking import Unread
     from vesearch.store.walks import Passed
 
@@ -38,23 +38,9 @@ def shown(path: str) -> str:
 
 def query_json(answer: Answer) -> str:
     """Return an answer as one line of JSON; docs/json.md documents it."""
-    seen = answer.seen
-    return json.dumps(
-        {
-            "query": {
-                "image": seen.name or "-",
-                "width": seen.width,
-                "height": seen.height,
-                "stale": seen.stale,
-                "at_limit": seen.at_limit,
-                "selected": answer.selected,
-                "entities": _entities(seen.entities),
-            },
-            "matches": [_match(match) for match in answer.matches],
-            "left_out": answer.left_out,
-            "timings_ms": _timings(answer),
-        }
-    )
+    from vesearch.drawing.document import json_of
+
+    return json_of(answer)
 
 
 def query_text(answer: Answer) -> str:
@@ -69,6 +55,9 @@ def query_text(answer: Answer) -> str:
     if answer.selected is None:
         return f"{head}  {count} {noun}\n{_entity_table(seen)}"
     head = f"{head}  entity {answer.selected} of {count}"
+    for seen, number in answer.others:
+        name = "" if seen is answer.seen else f"{shown(seen.name) if seen.name else '-'} "
+        head += f", {name}entity {number} of {len(seen.entities)}"
     if not answer.matches and not answer.left_out:
         return f"{head}  no matches: the collection holds nothing else"
     lines = [head, _match_table(answer.matches)] if answer.matches else [head]
@@ -326,42 +315,6 @@ def _index(index: dict[str, Any] | None) -> str:
         return "none yet; run: vesearch build-index"
     text = f"{index['backend']}, {index['entities']:,} entities, recall {index['recall']:.3f}"
     return text + (f" at epsilon {index['epsilon']:g}" if "epsilon" in index else "")
-
-
-def _entities(entities: Entities) -> list[dict[str, Any]]:
-    return [
-        {
-            "entity": i + 1,
-            "box": [round(float(v), 1) for v in entities.boxes_xyxy[i]],
-            "area": round(float(entities.areas[i]), 1),
-            "score": round(float(entities.scores[i]), 4),
-            "label": entities.labels[i],
-            "peak": [round(float(v), 1) for v in entities.peaks_xy[i]],
-        }
-        for i in range(len(entities))
-    ]
-
-
-def _match(match: Match) -> dict[str, Any]:
-    return {
-        "rank": match.rank,
-        "image": match.image,
-        "also_at": list(match.also_at),
-        "alike": list(match.alike),
-        "stale": match.stale,
-        "entity_id": match.entity_id,
-        "box": [round(v, 1) for v in match.box_xyxy],
-        "peak": [round(v, 1) for v in match.peak_xy],
-        "similarity": round(match.similarity, 6),
-        "percentile": None if match.percentile is None else round(match.percentile, 3),
-        "confidence": round(match.confidence, 4),
-    }
-
-
-def _timings(answer: Answer) -> dict[str, float]:
-    names = ("decode", "detect", "embed", "search")
-    times = {name: round(answer.timings_ms.get(name, 0.0), 2) for name in names}
-    return times | {"total": round(sum(times.values()), 2)}
 
 
 def _entity_table(seen: Seen) -> str:

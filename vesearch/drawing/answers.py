@@ -8,11 +8,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from vesearch.drawing.sheets import MatchPhoto, draw_entities, draw_matches
+from vesearch.drawing.overlay import colour_of
+from vesearch.drawing.paint import Colour
+from vesearch.drawing.sheets import AskedPhoto, MatchPhoto, draw_entities, draw_matches
 from vesearch.errors import ImageError, VesearchError
 from vesearch.photos.pool import Decoders
-from vesearch.question import Answer
+from vesearch.question import Answer, Seen
 from vesearch.records import Match, UInt8
+
+_APART = 3  # colours between those of the same number in two photos
 
 
 def draw_answer(answer: Answer, decoders: Decoders, *, threads: int = 2) -> Image.Image:
@@ -21,11 +25,38 @@ def draw_answer(answer: Answer, decoders: Decoders, *, threads: int = 2) -> Imag
     Raises VesearchError where the photo that was asked about changed, or cannot be read, and
     ValueError for matches that were asked for without masks.
     """
-    pixels, entities = query_pixels(answer, decoders), answer.seen.entities
     if answer.selected is None:
-        return draw_entities(pixels, entities)
+        return draw_entities(query_pixels(answer.seen, decoders), answer.seen.entities)
     photos = photos_of(answer, decoders, threads=threads)
-    return draw_matches(pixels, entities, answer.selected, photos)
+    return draw_matches(asked_photos(answer, decoders), photos, marks_of(answer))
+
+
+def asked_photos(answer: Answer, decoders: Decoders) -> list[AskedPhoto]:
+    """Return the photos that were asked about, each with all of its entities that were.
+
+    Raises VesearchError where one changed, or cannot be read.
+    """
+    marks = marks_of(answer)
+    photos: dict[int, tuple[Seen, dict[int, Colour]]] = {}
+    for (seen, number), colour in zip(_examples(answer), marks, strict=True):
+        photos.setdefault(id(seen), (seen, {}))[1][number] = colour
+    return [
+        AskedPhoto(query_pixels(seen, decoders), seen.entities, own)
+        for seen, own in photos.values()
+    ]
+
+
+def marks_of(answer: Answer) -> list[Colour]:
+    """Return the colour of each example; the same number has another one in another photo."""
+    places: dict[int, int] = {}
+    return [
+        colour_of(number + _APART * places.setdefault(id(seen), len(places)))
+        for seen, number in _examples(answer)
+    ]
+
+
+def _examples(answer: Answer) -> list[tuple[Seen, int]]:
+    return [(answer.seen, answer.selected or 1), *answer.others]
 
 
 def photos_of(answer: Answer, decoders: Decoders, *, threads: int = 2) -> list[MatchPhoto]:
@@ -44,12 +75,11 @@ def photos_of(answer: Answer, decoders: Decoders, *, threads: int = 2) -> list[M
         return list(pool.map(photo_of, answer.matches))
 
 
-def query_pixels(answer: Answer, decoders: Decoders) -> UInt8:
+def query_pixels(seen: Seen, decoders: Decoders) -> UInt8:
     """Return the pixels of the photo that was asked about.
 
     Raises VesearchError where it changed, or cannot be read.
     """
-    seen = answer.seen
     if seen.frame is not None:
         return seen.frame.pixels
     if seen.stale:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from vesearch.drawing.paint import (
 )
 from vesearch.drawing.view import View
 from vesearch.masks import decode
-from vesearch.records import Bool, Entities, Float32, Match, UInt8
+from vesearch.records import Bool, Entities, Float32, Match, Part, UInt8
 
 Float64 = NDArray[np.float64]
 
@@ -79,7 +80,7 @@ def regions_of(entities: Entities) -> list[Region]:
     return [Region(tuple(box), tuple(peak), mask, size) for box, peak, mask in rows]
 
 
-def region_of(match: Match) -> Region:
+def region_of(match: Match | Part) -> Region:
     """Return what is drawn of a match."""
     return Region(match.box_xyxy, match.peak_xy, match.mask, match.mask_size_hw)
 
@@ -121,13 +122,14 @@ def _covered(part: View, region: Region) -> Bool:
     return np.asarray(share >= min(128, most // 2 + 1))
 
 
-def dim_outside(canvas: UInt8, view: View, shape: Shape, strength: float) -> None:
-    """Veil all of the photo but the shape, by a strength in [0, 1]."""
+def dim_outside(canvas: UInt8, view: View, shapes: Iterable[Shape], strength: float) -> None:
+    """Veil all of the photo but the shapes, by a strength in [0, 1]."""
     share = np.zeros(canvas.shape[:2], np.float32)
     x0, y0, x1, y1 = view.photo_box()
     share[y0:y1, x0:x1] = strength
-    rows, columns = shape.field.shape
-    share[shape.y : shape.y + rows, shape.x : shape.x + columns] *= 1 - inside(shape.field)
+    for shape in shapes:
+        rows, columns = shape.field.shape
+        share[shape.y : shape.y + rows, shape.x : shape.x + columns] *= 1 - inside(shape.field)
     # a veil rather than a shadow: what is dark already must not turn black
     veil = canvas.mean(2, keepdims=True, dtype=np.float32) * 0.35 + 30
     canvas[:] = (canvas + (veil - canvas) * share[:, :, None]).astype(np.uint8)
@@ -189,10 +191,10 @@ def leader(
 
 
 def badge(
-    canvas: UInt8, xy: tuple[float, float], number: int, radius: float, *, quiet: bool = False
+    canvas: UInt8, xy: tuple[float, float], number: int, radius: float, colour: Colour | None
 ) -> None:
-    """Draw a number in a circle."""
-    colour = _QUIET if quiet else colour_of(number)
+    """Draw a number in a circle; without a colour it is a quiet one."""
+    quiet, colour = colour is None, colour or _QUIET
     field, x, y = disc_field(xy, radius)
     blend(canvas, inside(field / 5 + 0.5) * np.float32(0.3), _BLACK, x, y + 1)
     blend(canvas, inside(field), _WHITE, x, y)

@@ -19,7 +19,7 @@ from vesearch.system.printable import printable
 
 _EXIF_SOFTWARE = 0x0131
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-TEXTS = {".html": "HTML", ".csv": "CSV"}
+TEXTS = {".html": "HTML", ".csv": "CSV", ".json": "JSON"}
 
 
 def _png_options() -> dict[str, Any]:

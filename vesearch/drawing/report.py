@@ -1,37 +1,25 @@
-"""An answer as a page of its own (HTML), and as a table (CSV, RFC 4180)."""
+"""An answer as a page that needs no other file (HTML)."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import io
-import json
 import os
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from vesearch.confidence import word_for
-from vesearch.drawing.answers import photos_of, query_pixels
-from vesearch.drawing.sheets import MatchPhoto, draw_entities, draw_tile
+from vesearch.drawing.answers import asked_photos, marks_of, photos_of, query_pixels
+from vesearch.drawing.paint import Colour
+from vesearch.drawing.sheets import AskedPhoto, MatchPhoto, draw_asked, draw_tile
 from vesearch.photos.ours import GENERATOR
 from vesearch.photos.pool import Decoders
 from vesearch.question import Answer
-from vesearch.records import Match
 from vesearch.system.printable import printable
 
-# the first cells tell a table of ours from another
-MATCH_COLUMNS = (
-    *("rank", "similarity", "percentile", "image", "also_at", "alike", "stale", "entity_id"),
-    "confidence",
-    *("x0", "y0", "x1", "y1", "peak_x", "peak_y"),
-)
-ENTITY_COLUMNS = (
-    *("entity", "score", "area", "x0", "y0", "x1", "y1", "peak_x", "peak_y", "label"),
-)
 _STYLE = """
 :root { color-scheme: light dark; --quiet: #68707a }
 body { font: 16px/1.45 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem;
@@ -53,35 +41,27 @@ def page_of(answer: Answer, decoders: Decoders) -> str:
     Raises VesearchError and ValueError as draw_answer does.
     """
     seen, name = answer.seen, _told(answer.seen.name) or "a photo"
-    asked = draw_entities(
-        query_pixels(answer, decoders), seen.entities, selected=answer.selected, width=640
+    asked = [AskedPhoto.of(query_pixels(seen, decoders), seen.entities)]
+    if answer.selected is not None:
+        asked = asked_photos(answer, decoders)
+    numbers = ", ".join(map(str, asked[0].marks))
+    title = f"{name}, entity {numbers}" if numbers else name
+    shown = "".join(
+        f'<img class="query" alt="{title}" src="{_embedded(draw_asked(photo, width=640))}">\n'
+        for photo in asked
     )
-    title = name if answer.selected is None else f"{name}, entity {answer.selected}"
-    items = "".join(_items(photos_of(answer, decoders), answer.selected or 1))
+    items = "".join(_items(photos_of(answer, decoders), marks_of(answer)))
     nothing = "<p>Nothing is alike.</p>" if answer.left_out else "<p>Nothing else is there.</p>"
     matches = "" if answer.selected is None else f"<ol>{items}</ol>" if items else nothing
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n{GENERATOR.decode()}\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{_STYLE}</style>\n<h1>{title}</h1>\n"
-        f'<img class="query" alt="{title}" src="{_embedded(asked)}">\n{matches}\n</html>\n'
+        f"{shown}{matches}\n</html>\n"
     )
 
 
-def table_of(answer: Answer) -> str:
-    """Return the matches as CSV, or the photo's entities where none was chosen."""
-    file = io.StringIO()
-    writer = csv.writer(file)
-    if answer.selected is None:
-        writer.writerow(ENTITY_COLUMNS)
-        writer.writerows(_entity_rows(answer))
-    else:
-        writer.writerow(MATCH_COLUMNS)
-        writer.writerows(_match_row(match) for match in answer.matches)
-    return file.getvalue()
-
-
-def _items(photos: Sequence[MatchPhoto], selected: int) -> Iterator[str]:
+def _items(photos: Sequence[MatchPhoto], marks: Sequence[Colour]) -> Iterator[str]:
     for found in photos:
         match, name = found.match, _told(found.match.image)
         notes = [f"entity id {match.entity_id}"]
@@ -89,30 +69,12 @@ def _items(photos: Sequence[MatchPhoto], selected: int) -> Iterator[str]:
         notes += [f"also at {_told(path)}" for path in match.also_at]
         notes += ["changed since ingest"] if match.stale else []
         link = escape(Path(os.path.abspath(match.image)).as_uri())
-        image = f'<img alt="{name}" src="{_embedded(draw_tile(found, selected))}">'
+        image = f'<img alt="{name}" src="{_embedded(draw_tile(found, marks))}">'
         yield (
             f'<li><a href="{link}">{image}</a><b>{match.rank}</b> · {word_for(match.confidence)}'
             f"<small>{match.confidence:.2f} confidence · {match.similarity:.2f} similar</small>"
             f'<small><a href="{link}">{name}</a></small><small>{"; ".join(notes)}</small></li>\n'
         )
-
-
-def _match_row(match: Match) -> list[Any]:
-    percentile = "" if match.percentile is None else f"{match.percentile:.3f}"
-    also_at, alike = (json.dumps(paths) if paths else "" for paths in (match.also_at, match.alike))
-    numbers = [f"{value:.1f}" for value in (*match.box_xyxy, *match.peak_xy)]
-    stale = "true" if match.stale else "false"
-    head = [match.rank, f"{match.similarity:.6f}", percentile, match.image, also_at, alike, stale]
-    return [*head, match.entity_id, f"{match.confidence:.4f}", *numbers]
-
-
-def _entity_rows(answer: Answer) -> Iterator[list[Any]]:
-    entities = answer.seen.entities
-    for row in range(len(entities)):
-        places = (*entities.boxes_xyxy[row].tolist(), *entities.peaks_xy[row].tolist())
-        numbers = [f"{value:.1f}" for value in (float(entities.areas[row]), *places)]
-        score = f"{float(entities.scores[row]):.4f}"
-        yield [row + 1, score, *numbers, entities.labels[row] or ""]
 
 
 def _told(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -44,6 +44,23 @@ class MatchPhoto:
     size_hw: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AskedPhoto:
+    """A photo that was asked about, and the numbers of its entities that were, from 1.
+
+    pixels: (h, w, 3), any size of the photo. marks: the colour of each.
+    """
+
+    pixels: UInt8
+    entities: Entities
+    marks: Mapping[int, Colour]
+
+    @classmethod
+    def of(cls, pixels: UInt8, entities: Entities, *numbers: int) -> AskedPhoto:
+        """Return it with the colours that the numbers have anyway."""
+        return cls(pixels, entities, {number: overlay.colour_of(number) for number in numbers})
+
+
 def draw_entities(
     pixels: UInt8, entities: Entities, *, selected: int | None = None, width: int = 1000
 ) -> Image.Image:
@@ -52,82 +69,105 @@ def draw_entities(
     pixels: (h, w, 3), any size of the photo. The picture is width pixels wide, less when the photo
     is tall or very small.
     """
-    canvas = _drawn(pixels, entities, selected, (width, round(1.25 * width)))
-    if not len(entities):
+    numbers = () if selected is None else (selected,)
+    return draw_asked(AskedPhoto.of(pixels, entities, *numbers), width=width)
+
+
+def draw_asked(asked: AskedPhoto, *, width: int) -> Image.Image:
+    """Draw a photo that was asked about, width pixels wide as draw_entities says."""
+    canvas = _drawn(asked, (width, round(1.25 * width)))
+    if not len(asked.entities):
         _pill(canvas, "No entity found")
     return Image.fromarray(canvas)
 
 
 def draw_matches(
-    query_pixels: UInt8,
-    entities: Entities,
-    selected: int,
+    asked: Sequence[AskedPhoto],
     matches: Sequence[MatchPhoto],
+    marks: Sequence[Colour],
     *,
     title: str = "",
 ) -> Image.Image:
-    """Draw a sheet: the query photo with its selected entity (from 1) beside a grid of matches."""
-    query = _drawn(query_pixels, entities, selected, (_PANEL, round(1.5 * _PANEL)))
+    """Draw a sheet: what was asked for, beside a grid of matches.
+
+    marks: the colours of what was asked for, in the order of a match's parts.
+    """
+    most = (_PANEL, round(1.5 * _PANEL / len(asked)))
+    queries = [_drawn(photo, most) for photo in asked]
     columns = _columns(len(matches))
     tile_width = _TILE_WIDTHS[columns]
     tile_hw = (round(tile_width * 0.75), tile_width)
     rows = -(-max(1, len(matches)) // columns)
     top = _MARGIN + (64 if title else 0)
     left = _MARGIN + _PANEL + 2 * _GAP
-    height = max(rows * (tile_hw[0] + _CAPTION) + (rows - 1) * _GAP, query.shape[0] + _CAPTION)
+    panel = sum(query.shape[0] + _CAPTION for query in queries) + _GAP * (len(queries) - 1)
+    height = max(rows * (tile_hw[0] + _CAPTION) + (rows - 1) * _GAP, panel)
     page_width = left + columns * tile_width + (columns - 1) * _GAP + _MARGIN
     page = np.full((top + height + _MARGIN - 16, page_width, 3), _PAGE, np.uint8)
     if title:
         line = shorten(title, 34, page_width - 2 * _MARGIN)
         text(page, (_MARGIN, _MARGIN + 26), line, Type(34, _INK, True))
-    _put(page, query, _MARGIN, top)
-    _query_caption(page, (_MARGIN, top + query.shape[0]), selected, len(entities))
+    y = top
+    for photo, query in zip(asked, queries, strict=True):
+        _put(page, query, _MARGIN, y)
+        _query_caption(page, (_MARGIN, y + query.shape[0]), photo)
+        y += query.shape[0] + _CAPTION + _GAP
     for place, found in enumerate(matches):
         row, column = divmod(place, columns)
         x = left + column * (tile_width + _GAP)
         y = top + row * (tile_hw[0] + _CAPTION + _GAP)
-        _put(page, _tile(found, tile_hw, overlay.colour_of(selected)), x, y)
+        _put(page, _tile(found, tile_hw, marks), x, y)
         _caption(page, found.match, (x, y + tile_hw[0]), tile_width)
     if not matches:
         _put(page, _note("No match", tile_hw), left, top)
     return Image.fromarray(page)
 
 
-def draw_tile(found: MatchPhoto, selected: int, *, width: int = 320) -> Image.Image:
-    """Draw one match by itself; selected: the number of the entity that was asked for."""
+def draw_tile(found: MatchPhoto, marks: Sequence[Colour], *, width: int = 320) -> Image.Image:
+    """Draw one match by itself; marks: the colours of what was asked for."""
     tile_hw = (round(width * 0.75), width)
-    return Image.fromarray(_tile(found, tile_hw, overlay.colour_of(selected)))
+    return Image.fromarray(_tile(found, tile_hw, marks))
 
 
-def _drawn(
-    pixels: UInt8, entities: Entities, selected: int | None, most_wh: tuple[int, int]
-) -> UInt8:
+def _drawn(asked: AskedPhoto, most_wh: tuple[int, int]) -> UInt8:
     """Return the whole photo with its entities, at most most_wh large."""
-    if selected is not None and not 1 <= selected <= len(entities):
-        raise VesearchError(f"there is no entity {selected}: the photo has {len(entities)}")
+    entities, marks = asked.entities, asked.marks
+    for number in marks:
+        if not 1 <= number <= len(entities):
+            raise VesearchError(f"there is no entity {number}: the photo has {len(entities)}")
     shown = view.whole(entities.size_hw, most_wh)
-    canvas = np.array(shown.raster(Image.fromarray(pixels), overlay.MAT))
+    canvas = np.array(shown.raster(Image.fromarray(asked.pixels), overlay.MAT))
     shapes = [overlay.shape_of(shown, region) for region in overlay.regions_of(entities)]
     radius = float(np.clip(0.016 * max(canvas.shape[:2]), 11, 16))
     stroke = float(np.clip(max(canvas.shape[:2]) / 400, 2.2, 3.0))
-    if selected is not None:
-        overlay.dim_outside(canvas, shown, shapes[selected - 1], 0.5)
+    if marks:
+        overlay.dim_outside(canvas, shown, [shapes[number - 1] for number in marks], 0.5)
     # small entities on top of the large ones they lie in
     for i in np.argsort(-entities.areas, kind="stable").tolist():
-        if selected is None:
+        if not marks:
             overlay.outline(canvas, shapes[i], overlay.colour_of(i + 1), stroke, tint=0.1)
-        elif i + 1 != selected:
+        elif i + 1 not in marks:
             overlay.hairline(canvas, shapes[i])
-    if selected is not None:
-        overlay.outline(canvas, shapes[selected - 1], overlay.colour_of(selected), stroke + 0.4)
-    places = overlay.badge_places(shapes, radius, shown.canvas_hw)
-    for i, centre in enumerate(places):
-        if selected in (None, i + 1):
-            overlay.leader(canvas, shapes[i], centre, overlay.colour_of(i + 1), radius)
-    for i, centre in enumerate(places):
-        quiet = selected not in (None, i + 1)
-        overlay.badge(canvas, centre, i + 1, radius * (0.75 if quiet else 1.0), quiet=quiet)
+    for number, colour in marks.items():
+        overlay.outline(canvas, shapes[number - 1], colour, stroke + 0.4)
+    _badges(canvas, shapes, radius, marks)
     return canvas
+
+
+def _badges(
+    canvas: UInt8, shapes: list[overlay.Shape], radius: float, marks: Mapping[int, Colour]
+) -> None:
+    """Number shapes; where some are marked, the others quietly."""
+    places = overlay.badge_places(shapes, radius, (canvas.shape[0], canvas.shape[1]))
+    colours = [
+        marks.get(number) if marks else overlay.colour_of(number)
+        for number in range(1, len(shapes) + 1)
+    ]
+    for shape, centre, colour in zip(shapes, places, colours, strict=True):
+        if colour is not None:
+            overlay.leader(canvas, shape, centre, colour, radius)
+    for i, (centre, colour) in enumerate(zip(places, colours, strict=True)):
+        overlay.badge(canvas, centre, i + 1, radius * (0.75 if colour is None else 1.0), colour)
 
 
 def _columns(count: int) -> int:
@@ -135,17 +175,23 @@ def _columns(count: int) -> int:
     return min(_TILE_WIDTHS, key=lambda n: -count % n + 1.5 * abs(n - math.sqrt(1.6 * count)))
 
 
-def _tile(found: MatchPhoto, tile_hw: tuple[int, int], colour: Colour) -> UInt8:
-    """Return a match's photo around its entity, (h, w, 3)."""
+def _tile(found: MatchPhoto, tile_hw: tuple[int, int], marks: Sequence[Colour]) -> UInt8:
+    """Return a match's photo around its entity, or entities, (h, w, 3)."""
     if found.pixels is None:
         stale = found.match.stale
         return _note("photo changed since ingest" if stale else "photo not found", tile_hw)
-    shown = view.around(found.size_hw, found.match.box_xyxy, tile_hw)
+    parts = found.match.parts or (found.match,)
+    boxes = np.array([part.box_xyxy for part in parts])
+    x0, y0 = boxes[:, :2].min(0).tolist()
+    x1, y1 = boxes[:, 2:].max(0).tolist()
+    shown = view.around(found.size_hw, (x0, y0, x1, y1), tile_hw)
     tile = np.array(shown.raster(Image.fromarray(found.pixels), overlay.MAT))
-    shape = overlay.shape_of(shown, overlay.region_of(found.match))
-    overlay.dim_outside(tile, shown, shape, 0.22)
-    overlay.outline(tile, shape, colour, 2.5)
-    overlay.bullseye(tile, shape, colour)
+    shapes = [overlay.shape_of(shown, overlay.region_of(part)) for part in parts]
+    overlay.dim_outside(tile, shown, shapes, 0.22)
+    for shape, colour in zip(shapes, marks, strict=False):
+        overlay.outline(tile, shape, colour, 2.5)
+    for shape, colour in zip(shapes, marks, strict=False):
+        overlay.bullseye(tile, shape, colour)
     return tile
 
 
@@ -164,11 +210,14 @@ def _put(page: UInt8, picture: UInt8, x: int, y: int) -> None:
     area[:] = (area + (picture - area.astype(np.float32)) * share + 0.5).astype(np.uint8)
 
 
-def _query_caption(page: UInt8, xy: tuple[int, int], selected: int, count: int) -> None:
-    """Write below the query photo which entity was looked for."""
-    x, y = xy
-    text(page, (x, y + 31), f"Entity {selected}", Type(22, _INK, True))
-    others = f"one of {count}" if count > 1 else "the only one"
+def _query_caption(page: UInt8, xy: tuple[int, int], asked: AskedPhoto) -> None:
+    """Write below the query photo which of its entities were looked for."""
+    (x, y), count, numbers = xy, len(asked.entities), list(asked.marks)
+    told = ", ".join(map(str, numbers[:-1])) + " and " if numbers[1:] else ""
+    noun = "Entities" if numbers[1:] else "Entity"
+    text(page, (x, y + 31), f"{noun} {told}{numbers[-1]}", Type(22, _INK, True))
+    among = f"one of {count}" if count > 1 else "the only one"
+    others = f"{len(numbers)} of {count}" if numbers[1:] else among
     text(page, (x, y + 56), f"{others} in the query photo", Type(16, _GREY))
 
 

@@ -14,13 +14,13 @@ _PNG_MARK = b"tEXtSoftware\0" + SOFTWARE.encode()
 _JPEG_MARK = b"\xff\xfe" + (len(COMMENT) + 2).to_bytes(2, "big") + COMMENT
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": _PNG_MARK, b"\xff\xd8\xff": _JPEG_MARK}
 GENERATOR = b'<meta name="generator" content="vesearch">'
-# the first cells of tables of matches and of entities
-_TABLES = (b"rank,similarity,percentile,image,", b"entity,score,area,x0,")
+# the first cells of tables of matches and of entities, and the first keys of JSON
+_TEXTS = (b"rank,similarity,percentile,image,", b"entity,score,area,x0,", b'{"query": {"image": ')
 _ENDS_BYTES = 4096
 
 
 def is_ours(path: Path) -> bool:
-    """Tell whether vesearch has made a file: a picture, going by its metadata, a page, a table."""
+    """Tell whether vesearch has made a file: a picture, going by its metadata, a page or text."""
     try:
         with open_file(path) as file:
             head = file.read(_ENDS_BYTES)
@@ -31,6 +31,6 @@ def is_ours(path: Path) -> bool:
         return False
     if head.startswith(b"<!doctype html>"):
         return GENERATOR in head
-    if head.startswith(_TABLES):
+    if head.startswith(_TEXTS):
         return True
     return any(head.startswith(sign) and mark in head for sign, mark in _SIGNATURES.items())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
-from itertools import takewhile
 from pathlib import Path
 
 from vesearch.errors import VesearchError
@@ -15,6 +13,7 @@ from vesearch.stages.walking import Found
 from vesearch.store.catalog import Catalog
 from vesearch.store.catalog_rows import Place
 from vesearch.store.log import log_removed
+from vesearch.store.lookup import Named
 from vesearch.system.files import is_gone
 
 
@@ -81,18 +80,7 @@ def _below(folders: Sequence[Path], catalog: Catalog) -> dict[bytes, Place]:
 def _named(pattern: str, catalog: Catalog) -> set[bytes]:
     """Return the known paths that one absolute pattern names; names with * in them come first."""
     exact = {path for path, _ in catalog.known(os.fsencode(pattern))}
-    parts = Path(pattern).parts
-    plain = list(takewhile(lambda part: not set(part) & set("*?["), parts))
-    if exact or len(plain) == len(parts):
+    if exact:
         return exact
-    among = (path for path, _ in catalog.known(os.fsencode(Path(*plain))))
-    return {path for path in among if _matches(Path(os.fsdecode(path)).parts, parts)}
-
-
-def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Match name by name, so that * stays within a folder; ** stands for any folders."""
-    if not pattern:
-        return not path
-    if pattern[0] == "**":
-        return any(_matches(path[skip:], pattern[1:]) for skip in range(len(path) + 1))
-    return bool(path) and fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
+    named = Named(pattern)
+    return {path for path, _ in catalog.known(named.root) if named.fits(path)}

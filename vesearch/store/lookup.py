@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from itertools import zip_longest
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from itertools import takewhile, zip_longest
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -23,6 +25,38 @@ from vesearch.store.catalog_rows import (
 )
 from vesearch.store.database import Database, Row
 from vesearch.store.rows import RANKS, STRIDE
+
+
+class Named:
+    """What a pattern names: a file, all below a folder, or a glob with * ? [] and ** of either.
+
+    pattern: an absolute path. A name with * in it is what it says first, then a glob.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self._parts = Path(pattern).parts
+        plain = takewhile(lambda part: not set(part) & set("*?["), self._parts)
+        self.root = os.fsencode(Path(*plain))  # all that it names is at or below it
+
+    def fits(self, path: bytes) -> bool:
+        """Tell whether it names a path itself."""
+        return _matches(Path(os.fsdecode(path)).parts, self._parts)
+
+    def holds(self, path: bytes) -> bool:
+        """Tell whether it names a path, or a folder that the path is in."""
+        parts = Path(os.fsdecode(path)).parts
+        if parts[: len(self._parts)] == self._parts:
+            return True
+        return any(_matches(parts[:end], self._parts) for end in range(1, len(parts) + 1))
+
+
+def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Match name by name, so that * stays within a folder; ** stands for any folders."""
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return any(_matches(path[skip:], pattern[1:]) for skip in range(len(path) + 1))
+    return bool(path) and fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
 
 
 class Lookup:
@@ -83,6 +117,15 @@ class Lookup:
         """Return an image, None where the log does not have it."""
         row = self._database.get(IMAGES, image_id)
         return None if row is None else self._image(row)
+
+    def live(self, since: str | None, until: str | None) -> Iterator[KnownImage]:
+        """Yield the images that have a path and may have been taken then, in the order of ids.
+
+        since, until: as Shot.taken. Those of which that is not known are among them.
+        """
+        among = "paths > 0 AND (taken IS NULL OR taken BETWEEN ? AND ?)"
+        ends = (since or "", until or "9")
+        yield from map(self._image, self._database.each(IMAGES, among, ends))
 
     def images(self, shard: int) -> Iterator[KnownImage]:
         """Yield a shard's images in the order of their ids."""

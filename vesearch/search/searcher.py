@@ -1,0 +1,232 @@
+"""The one query path: a photo's entities, and what is most similar to some of them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vesearch.config import Config
+from vesearch.describe import embed_entities, find_entities
+from vesearch.errors import ImageError, StoreError, VesearchError
+from vesearch.job import Job
+from vesearch.photos.files import digest_of, read_bytes
+from vesearch.question import (
+    Answer,
+    Boxed,
+    Drawn,
+    Example,
+    Masked,
+    Numbered,
+    Photo,
+    Pointed,
+    Question,
+    Seen,
+    Stored,
+)
+from vesearch.records import Entities, Float32, Frame, Match
+from vesearch.search.examples import at_point, check_number, grown_at, of_box, of_mask, of_whole
+from vesearch.search.filters import Filter
+from vesearch.search.matches import matches_of, stored_photo
+from vesearch.search.nearest import nearest, vector_of
+from vesearch.search.together import nearest_together
+from vesearch.store.rows import EntityRows
+from vesearch.store.snapshot import Snapshot, Snapshots
+
+_TRIES = 10
+
+
+class Searcher:
+    """A store opened for questions: never older than the question, and safe from several threads.
+
+    What the store knows of a photo is not computed again; models are made when they are needed.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.job = Job(config)
+        self._snapshots = Snapshots(self.job.store, self._made_with)
+        self._models = threading.Lock()
+
+    def look(self, photo: Photo) -> Answer:
+        """Return a photo's entities; there need be no store. Raises VesearchError."""
+        clock = _Clock()
+        try:
+            snapshot = self._snapshots.current()
+        except StoreError:  # of other settings than these, say: then nothing in it is known
+            snapshot = None
+        return Answer(self._see(photo, snapshot, clock), timings_ms=clock.ms)
+
+    def answer(self, question: Question) -> Answer:
+        """Return what is most similar to a question's examples.
+
+        Raises VesearchError for a photo that cannot be read and an entity that is not there, and
+        StoreError where the store cannot be searched.
+        """
+        clock = _Clock()
+        snapshot = self._snapshots.current()
+        _ = snapshot.build  # says what is missing before a photo costs any time
+        photos: dict[Photo, Seen] = {}
+        positives = [self._shown(e, snapshot, photos, clock) for e in question.positives]
+        negatives = [self._shown(e, snapshot, photos, clock) for e in question.negatives]
+        with clock.takes("embed"):
+            wanted, unwanted = (
+                [self._embedding(seen, number, snapshot) for seen, number in examples]
+                for examples in (positives, negatives)
+            )
+        own = {seen.image_id for seen, _ in positives if seen.image_id is not None}
+        own = set() if question.where.include_self else own
+        with clock.takes("search"):
+            for _ in range(_TRIES):  # again where somebody wrote meanwhile: of one state, or none
+                matches = self._matches(snapshot, wanted, unwanted, own, question)
+                if snapshot.is_current():
+                    break
+                snapshot = self._snapshots.current()
+        seen, number = positives[0]
+        sure = tuple(m for m in matches if m.confidence >= question.min_confidence)
+        left_out, others = len(matches) - len(sure), tuple(positives[1:])
+        return Answer(seen, number, sure, left_out, others, timings_ms=clock.ms)
+
+    def _matches(
+        self,
+        snapshot: Snapshot,
+        wanted: Sequence[Float32],
+        unwanted: Sequence[Float32],
+        own: set[int],
+        question: Question,
+    ) -> tuple[Match, ...]:
+        """Return what is shown for embeddings, (1, dim) each."""
+        lets = Filter(snapshot, question.where)
+        if question.mode == "all" and len(wanted) > 1:
+            vectors = np.concatenate([vector_of([one], unwanted, snapshot) for one in wanted])
+            found = nearest_together(snapshot, vectors, own, lets, question)
+        else:
+            found = nearest(snapshot, vector_of(wanted, unwanted, snapshot), own, lets, question)
+        return matches_of(snapshot, found, question, self.job.config.images)
+
+    def _shown(
+        self, example: Example, snapshot: Snapshot, photos: dict[Photo, Seen], clock: _Clock
+    ) -> tuple[Seen, int]:
+        """Return an example's photo, and the number of the entity in it.
+
+        photos: those that were looked at already; each is looked at once.
+        """
+        if isinstance(example, Stored):
+            seen, number = stored_photo(example, snapshot, self.job.config.images)
+            return replace(seen, at_limit=self._is_full(seen.entities)), number
+        if isinstance(example, Numbered | Pointed) and example.photo not in photos:
+            photos[example.photo] = self._see(example.photo, snapshot, clock)
+        if isinstance(example, Numbered):
+            check_number(photos[example.photo], example.number)
+            return photos[example.photo], example.number
+        if isinstance(example, Pointed):
+            number_there = at_point(example.xy, photos[example.photo].entities)
+            if number_there is not None:
+                return photos[example.photo], number_there
+        return self._drawn(example, snapshot, clock), 1
+
+    def _drawn(self, example: Drawn, snapshot: Snapshot, clock: _Clock) -> Seen:
+        """Return an example's photo, with what is drawn on it as its one entity."""
+        name, data = _name_of(example.photo)
+        place = f"{name}: " if name else ""
+        with clock.takes("decode"):
+            frame = self._decoded(example.photo)
+            mask = self._decoded(example.mask) if isinstance(example, Masked) else frame
+        if isinstance(example, Boxed):
+            entities = of_box(example.box_xyxy, frame, place)
+        elif isinstance(example, Masked):
+            entities = of_mask(mask, frame, place)
+        elif isinstance(example, Pointed):
+            entities = grown_at(example.xy, frame, place)
+        else:
+            entities = of_whole(frame)
+        image_id = snapshot.catalog.image_of(frame.digest)
+        return Seen(name, frame.width, frame.height, entities, image_id, frame, data)
+
+    def _see(self, photo: Photo, snapshot: Snapshot | None, clock: _Clock) -> Seen:
+        """Return a photo's entities: as the store has them, or else found now."""
+        name, data = _name_of(photo)
+        image_id = None if snapshot is None else self._image_of(photo, snapshot)
+        if snapshot is not None and image_id is not None:
+            up_to_date = snapshot.is_up_to_date(EntityRows.KIND, image_id)
+            entities = snapshot.entities_of(image_id) if up_to_date else None
+            if entities is not None:
+                height, width = entities.size_hw
+                full = self._is_full(entities)
+                return Seen(name, width, height, entities, image_id, data=data, at_limit=full)
+        with clock.takes("decode"):
+            frame = self._decoded(photo)
+        if snapshot is not None:
+            self.job.open_for_reading()  # the models must be those that the store was made with
+        with clock.takes("detect"), self._models:
+            entities = find_entities(self.job.detector, [frame])[0]
+        size, full = (frame.width, frame.height), self._is_full(entities)
+        return Seen(name, *size, entities, image_id, frame, data, at_limit=full)
+
+    def _is_full(self, entities: Entities) -> bool:
+        return len(entities) >= self.job.config.detect.max_entities
+
+    def _image_of(self, photo: Photo, snapshot: Snapshot) -> int | None:
+        """Return which image of the collection a photo is: by path, size and time, or content."""
+        catalog, data = snapshot.catalog, photo
+        if isinstance(photo, Path):
+            try:
+                place = catalog.place(os.fsencode(os.path.abspath(photo)))
+                info = photo.stat()
+                look = info.st_size, info.st_mtime_ns
+                if place is not None and place.image_id >= 0 and look == place.look:
+                    return place.image_id
+                data = read_bytes(photo, self.job.config.images)
+            except (OSError, ValueError, ImageError):  # decoding it will say what is wrong
+                return None
+        assert isinstance(data, bytes)
+        return catalog.image_of(digest_of(data))
+
+    def _embedding(self, seen: Seen, number: int, snapshot: Snapshot) -> Float32:
+        """Return the (1, dim) embedding of a photo's entity: the store's, or else made now."""
+        if seen.image_id is not None and seen.frame is None:
+            stored = snapshot.embeddings_of(seen.image_id)
+            if stored is not None and stored[number - 1 : number].any():
+                return stored[number - 1 : number]
+        self.job.open_for_reading()
+        photo = Path(seen.name) if seen.data is None else seen.data
+        frame = seen.frame or self._decoded(photo)
+        entity = seen.entities.take([number - 1])
+        with self._models:
+            return embed_entities(self.job.embedder, frame, entity, self.job.config.crop)
+
+    def _made_with(self) -> dict[str, str]:
+        """Return the fingerprints of the store's tables; refuse a store of other settings."""
+        self.job.open_without_models()
+        return self.job.recorded_fingerprints()
+
+    def _decoded(self, photo: Photo) -> Frame:
+        decoders = self.job.decoders
+        try:
+            return decoders.decode(photo) if isinstance(photo, bytes) else decoders.read(photo)
+        except ImageError as err:
+            place = "" if isinstance(photo, bytes) else f"{photo}: "
+            raise VesearchError(f"{place}{err}") from err
+
+
+class _Clock:
+    """What each part of an answer took, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def takes(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.ms[name] = self.ms.get(name, 0.0) + (time.perf_counter() - began) * 1e3
+
+
+def _name_of(photo: Photo) -> tuple[str, bytes | None]:
+    """Return a photo's name, and its bytes where it was given as these."""
+    return ("", photo) if isinstance(photo, bytes) else (str(photo), None)
