@@ -17,10 +17,11 @@ from PIL import Image
 from tests.colours import colours, settings  # noqa: F401  (fixture)
 from vesearch import Collection, pipeline
 from vesearch.cli.main import main
-from vesearch.config import Config
+from vesearch.config import Config, CropSettings
+from vesearch.describe import cut_crops, point_of, read_crops
 from vesearch.errors import VesearchError
 from vesearch.job import Job
-from vesearch.masks import to_entities
+from vesearch.masks import of_boxes, to_entities
 from vesearch.question import (
     Boxed,
     Example,
@@ -37,6 +38,7 @@ from vesearch.question import (
 from vesearch.records import Entities, Frame, UInt8
 from vesearch.search import Searcher
 from vesearch.search.examples import grown_at
+from vesearch.search.explain import _Cells, _spots
 from vesearch.search.together import _assigned
 from vesearch.store.rows import RANKS
 
@@ -264,6 +266,45 @@ def test_the_mean_of_two_views_and_what_it_is_not(
     mixed = Question((red, blue), (), Where(fold=False))
     answer = Searcher(config).answer(mixed)
     assert [number for _, number in answer.others] == [3] and answer.others[0][0] is answer.seen
+
+
+# --- spots --------------------------------------------------------------------------------------
+
+
+def test_spots_by_hand() -> None:
+    """Two things of four cells; the match has them in another order, and one of another kind."""
+    eye = np.eye(5, dtype=np.float32)
+    places = np.array([[0.2, 0.2], [0.8, 0.2], [0.2, 0.8], [0.8, 0.8]], np.float32)
+    asked, other = _Cells(eye[:4], places), _Cells(eye[[2, 1, 0, 4]], places)
+    (found,) = _spots(asked, [other])
+    pairs = {tuple(np.round(here, 1)): tuple(np.round(there, 1)) for _, here, there, _ in found}
+    assert pairs == {(0.2, 0.2): (0.2, 0.8), (0.8, 0.2): (0.8, 0.2), (0.2, 0.8): (0.2, 0.2)}
+    assert all(similarity == 1 for *_, similarity in found)
+    nothing = _Cells(eye[:0], places[:0])
+    assert _spots(asked, [nothing, other])[0] == [] == _spots(nothing, [other])[0]
+
+
+def test_a_spot_on_a_crop_is_found_on_its_photo() -> None:
+    """What is cut out at a point lies at that point of the photo, also at a rim."""
+    pixels = np.full((60, 100, 3), 127, np.uint8)
+    pixels[30:40, 20:30] = (255, 0, 0)
+    frame = Frame(pixels, 200, 120, "")
+    crop_settings = CropSettings(size=112)
+    for box in ((10, 40, 90, 110), (0, 0, 120, 120), (30, 50, 70, 90)):
+        entities = of_boxes(np.array([box], np.float32), (120, 200), (60, 100))
+        crop = read_crops([cut_crops(frame, entities, crop_settings)[0].jpeg], 112)[0]
+        y, x = np.nonzero(crop[:, :, 0].astype(int) - crop[:, :, 1] > 100)
+        middle = (float(x.mean()) + 0.5) / 112, (float(y.mean()) + 0.5) / 112
+        found = point_of(entities.boxes_xyxy[0], crop_settings, (200, 120), middle)
+        assert found == pytest.approx((50, 70), abs=2)
+
+
+def test_an_embedder_that_tells_of_no_places_says_so(config: Config, asked: Path) -> None:
+    question = Question((Numbered(asked, 1),), (), Where(), explain=True)
+    with pytest.raises(VesearchError, match="needs builtin or simclr"):
+        Searcher(config).answer(question)
+    with pytest.raises(ValueError, match="do not go with mode all"):
+        Question((Numbered(asked, 1),), mode="all", explain=True)
 
 
 # --- what a match must be -----------------------------------------------------------------------

@@ -39,7 +39,16 @@ MAY = {
     "work": {"describe", "stages", *_JOB},
     "pipeline": {"networks", "registry", "stages", "work", *_JOB},
     "alike": {"store", *_BASE},
-    "search": {"alike", "describe", "masks", "photos", "projection", "question", *_JOB},
+    "search": {
+        "alike",
+        "describe",
+        "embedders",
+        "masks",
+        "photos",
+        "projection",
+        "question",
+        *_JOB,
+    },
     "care": {"projection", "stages", "job", "store", *_BASE},
     "export": {"masks", "registry", "job", "store", *_BASE},
     "evaluation": {

@@ -76,6 +76,20 @@ def test_a_confidence_that_cannot_be_is_refused(place: Path) -> None:
     assert "give one of them" in run(*asked, "--all", "--min-confidence", 0.5, code=2).output
 
 
+def test_spots_lie_on_the_same_places_of_the_same_thing(place: Path) -> None:
+    """Two views of one motorcycle, taken side by side: what is the same lies hardly elsewhere."""
+    found = answer(place / "photos" / LEFT, "--entity", 1, "--explain", "--top", 1)
+    match = found["matches"][0]
+    assert Path(match["image"]).name == RIGHT and len(match["spots"]) >= 3
+    for spot in match["spots"]:
+        (x, y), (at_x, at_y) = spot["query_at"], spot["at"]
+        assert abs(at_x - x) < 75 and abs(at_y - y) < 40 and 0.35 <= spot["similarity"] <= 1
+        _inside(spot["at"], match["box"], (741, 500))
+        _inside(spot["query_at"], found["query"]["entities"][0]["box"], (741, 500))
+    assert len({spot["letter"] for spot in match["spots"]}) == len(match["spots"])
+    assert found["timings_ms"]["explain"] > 0
+
+
 def test_json_has_the_documented_shape(place: Path) -> None:
     found = answer(place / "photos" / LEFT, "--entity", 2, "--top", 3)
     assert list(found) == ["query", "matches", "left_out", "timings_ms"]
@@ -104,6 +118,7 @@ def test_json_has_the_documented_shape(place: Path) -> None:
             "confidence",
             "percentile",
             "parts",
+            "spots",
         ]
         assert list(match) == names
         assert match["rank"] == rank

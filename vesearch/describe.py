@@ -94,6 +94,19 @@ def region_of(box: Float32, settings: CropSettings, size: tuple[int, int]) -> _R
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
+def point_of(
+    box: Float32, settings: CropSettings, size: tuple[int, int], xy: tuple[float, float]
+) -> tuple[float, float]:
+    """Return where a point of a crop lies in the photo of (width, height) that it was cut from.
+
+    xy: in units of the crop's side. What is beside the photo is moved to its rim.
+    """
+    x0, y0, x1, y1 = region_of(box, settings, size)
+    side = max(x1 - x0, y1 - y0)
+    x, y = (x0 + x1) / 2 + (xy[0] - 0.5) * side, (y0 + y1) / 2 + (xy[1] - 0.5) * side
+    return min(max(x, x0), x1), min(max(y, y0), y1)
+
+
 def read_crops(jpegs: Sequence[bytes], size: int) -> UInt8:
     """Return the (n, size, size, 3) uint8 pixels of crops."""
     pixels = np.empty((len(jpegs), size, size, 3), np.uint8)
@@ -111,6 +124,18 @@ def read_covers(crops: Sequence[Crop]) -> Float32:
             cells = np.frombuffer(crop.cover, np.uint8).astype(np.float32)
             covers[row] = cells.reshape(COVER_SIDE, COVER_SIDE) / 255
     return covers
+
+
+def enlarged(crop: Crop, side: int) -> UInt8:
+    """Return a crop's pixels at another size, (side, side, 3) uint8."""
+    with Image.open(io.BytesIO(crop.jpeg), formats=("JPEG",)) as image:
+        return np.array(image.resize((side, side), Image.Resampling.BICUBIC))
+
+
+def cover_at(cover: Float32, size_hw: tuple[int, int]) -> Float32:
+    """Return a (c, c) cover on another grid, (h, w)."""
+    size = size_hw[1], size_hw[0]
+    return np.asarray(Image.fromarray(cover).resize(size, Image.Resampling.BILINEAR))
 
 
 def is_blank(pixels: UInt8, cover: Float32) -> bool:

@@ -129,7 +129,8 @@ class Question:
     At least one positive. mode: "mean": of several positives, what is like their mean (several
     views of one thing); "all": photos that hold a match for each of them. min_confidence: of the
     matches, in [0, 1]. masks: whether the matches come with their masks, which a picture shows;
-    without, the tables that these lie in are not opened.
+    without, the tables that these lie in are not opened. explain: the matches come with spots where
+    they look like the first example.
     """
 
     positives: tuple[Example, ...]
@@ -139,12 +140,15 @@ class Question:
     min_confidence: float = 0.0
     masks: bool = True
     mode: Mode = "mean"
+    explain: bool = False
 
     def __post_init__(self) -> None:
         if not self.positives:
             raise ValueError("a question needs at least one positive example")
         if self.mode not in ("mean", "all"):
             raise ValueError(f"mode must be mean or all, got {self.mode}")
+        if self.explain and self.mode == "all":
+            raise ValueError("spots are of one example: they do not go with mode all")
         if self.top < 1:
             raise ValueError(f"top must be at least 1, got {self.top}")
         if not 0 <= self.min_confidence <= 1:  # a NaN neither: it would leave out everything

@@ -180,6 +180,20 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a match looks like what was asked for, and where on that.
+
+    letter: the same for one place on what was asked for. xy, query_xy: pixels of the upright
+    photos. similarity: cosine of the local features.
+    """
+
+    letter: str
+    xy: tuple[float, float]
+    query_xy: tuple[float, float]
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """One entity found for a query, rank 1 first.
 
@@ -193,7 +207,8 @@ class Match:
     mask, mask_size_hw: COCO run lengths of the entity, over an image of that size; b"" where they
         were not asked for.
     taken: when, as Shot has it. parts: of a match for several examples, that for each of them; the
-        match's own fields are those of the weakest part.
+        match's own fields are those of the weakest part. spots: where it looks like the first
+        example, where that was asked for.
     """
 
     rank: int
@@ -211,3 +226,4 @@ class Match:
     confidence: float = 0.0
     taken: str | None = None
     parts: tuple[Part, ...] = ()
+    spots: tuple[Spot, ...] = ()

@@ -85,6 +85,11 @@ _OPTIONS = (
         type=click.Choice(["mean", "all"]),
         help="Of several examples: what is like their mean, or photos with a match for each.",
     ),
+    click.option(
+        "--explain",
+        is_flag=True,
+        help="Mark the spots of each match that look most like the entity, and where on it.",
+    ),
     click.option("--all-entities", is_flag=True, help="More than one match per photo."),
     click.option(
         "--include-self", is_flag=True, help="Matches in the query photo and its copies too."
@@ -132,6 +137,7 @@ class Asked:
     ids: tuple[int, ...]
     unwanted: tuple[str, ...]
     mode: Mode | None
+    explain: bool
     all_entities: bool
     include_self: bool
     all_copies: bool
@@ -245,6 +251,8 @@ class Asked:
         from vesearch.question import Question
 
         mode = self.mode or ("all" if len(self.entities) > 1 else "mean")
+        if self.explain and mode == "all":
+            raise click.UsageError("--explain is of one example: leave out --mode all")
         negatives = self.negatives()
         return Question(
             positives,
@@ -254,6 +262,7 @@ class Asked:
             min_confidence=min_confidence,
             masks=masks,
             mode=mode,
+            explain=self.explain,
         )
 
 

@@ -40,8 +40,14 @@ def asked_photos(answer: Answer, decoders: Decoders) -> list[AskedPhoto]:
     photos: dict[int, tuple[Seen, dict[int, Colour]]] = {}
     for (seen, number), colour in zip(_examples(answer), marks, strict=True):
         photos.setdefault(id(seen), (seen, {}))[1][number] = colour
+    spots = {s.letter: s.query_xy for match in answer.matches for s in match.spots}
     return [
-        AskedPhoto(query_pixels(seen, decoders), seen.entities, own)
+        AskedPhoto(
+            query_pixels(seen, decoders),
+            seen.entities,
+            own,
+            spots if seen is answer.seen else {},
+        )
         for seen, own in photos.values()
     ]
 

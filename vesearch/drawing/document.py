@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vesearch.question import Answer, Seen
-from vesearch.records import Entities, Match, Part
+from vesearch.records import Entities, Match, Part, Spot
 
 # the first cells tell a table of ours from another
 MATCH_COLUMNS = (
@@ -74,6 +74,16 @@ def _match(match: Match) -> dict[str, Any]:
         **_part(match),
         "percentile": percentile,
         "parts": [_part(part) for part in match.parts],
+        "spots": [_spot(spot) for spot in match.spots],
+    }
+
+
+def _spot(spot: Spot) -> dict[str, Any]:
+    return {
+        "letter": spot.letter,
+        "at": [round(v, 1) for v in spot.xy],
+        "query_at": [round(v, 1) for v in spot.query_xy],
+        "similarity": round(spot.similarity, 4),
     }
 
 
@@ -90,6 +100,8 @@ def _part(part: Match | Part) -> dict[str, Any]:
 def _timings(answer: Answer) -> dict[str, float]:
     names = ("decode", "detect", "embed", "search")
     times = {name: round(answer.timings_ms.get(name, 0.0), 2) for name in names}
+    if "explain" in answer.timings_ms:
+        times["explain"] = round(answer.timings_ms["explain"], 2)
     return times | {"total": round(sum(times.values()), 2)}
 
 

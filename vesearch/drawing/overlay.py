@@ -30,6 +30,7 @@ Float64 = NDArray[np.float64]
 MAT: Colour = (232, 233, 234)
 _WHITE, _BLACK, _INK, _QUIET = (255, 255, 255), (0, 0, 0), (28, 31, 36), (70, 74, 82)
 _TINY = 8  # px from the peak to the edge: a bullseye would hide the shape
+_SPOT = 9.5  # px, the radius of a spot's circle
 _REACH = 10  # px around a mask where its outline may still put ink
 
 
@@ -177,6 +178,16 @@ def bullseye(canvas: UInt8, shape: Shape, colour: Colour) -> None:
     dot = 1.5 if tiny else 3.0
     disc(canvas, shape.peak_xy, dot + 1.5, _WHITE)
     disc(canvas, shape.peak_xy, dot, colour)
+
+
+def spot(canvas: UInt8, xy: tuple[float, float], letter: str) -> None:
+    """Draw a letter in a small circle, in the colour that it has everywhere."""
+    colour = PALETTE[(ord(letter) - ord("a") + 1) % len(PALETTE)]
+    field, x, y = disc_field(xy, _SPOT)
+    blend(canvas, inside(field / 5 + 0.5) * np.float32(0.3), _BLACK, x, y + 1)
+    blend(canvas, inside(field), colour, x, y)
+    blend(canvas, inside(field - 1.5), _WHITE, x, y)
+    text(canvas, xy, letter, Type(13, _INK, True), anchor="cc")
 
 
 def leader(

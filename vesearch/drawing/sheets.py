@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
 import numpy as np
@@ -48,12 +48,14 @@ class MatchPhoto:
 class AskedPhoto:
     """A photo that was asked about, and the numbers of its entities that were, from 1.
 
-    pixels: (h, w, 3), any size of the photo. marks: the colour of each.
+    pixels: (h, w, 3), any size of the photo. marks: the colour of each. spots: places on it that
+    matches look like, by letter, in pixels of the upright photo.
     """
 
     pixels: UInt8
     entities: Entities
     marks: Mapping[int, Colour]
+    spots: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, pixels: UInt8, entities: Entities, *numbers: int) -> AskedPhoto:
@@ -151,6 +153,8 @@ def _drawn(asked: AskedPhoto, most_wh: tuple[int, int]) -> UInt8:
     for number, colour in marks.items():
         overlay.outline(canvas, shapes[number - 1], colour, stroke + 0.4)
     _badges(canvas, shapes, radius, marks)
+    for letter, xy in asked.spots.items():
+        overlay.spot(canvas, shown.point(xy), letter)
     return canvas
 
 
@@ -190,8 +194,11 @@ def _tile(found: MatchPhoto, tile_hw: tuple[int, int], marks: Sequence[Colour]) 
     overlay.dim_outside(tile, shown, shapes, 0.22)
     for shape, colour in zip(shapes, marks, strict=False):
         overlay.outline(tile, shape, colour, 2.5)
-    for shape, colour in zip(shapes, marks, strict=False):
-        overlay.bullseye(tile, shape, colour)
+    if not found.match.spots:  # they say where to look, and more
+        for shape, colour in zip(shapes, marks, strict=False):
+            overlay.bullseye(tile, shape, colour)
+    for spot in found.match.spots:
+        overlay.spot(tile, shown.point(spot.xy), spot.letter)
     return tile
 
 

@@ -38,6 +38,14 @@ class MaskedEmbedder(Protocol):
         """Return the same; covers: (n, c, c) how much of each cell lies in the mask, in [0, 1]."""
 
 
+@runtime_checkable
+class MappedEmbedder(Protocol):
+    """An embedder that can also tell where in a crop it has seen what."""
+
+    def maps(self, crops: UInt8) -> Float32:
+        """Return the (n, h, w, c) local features of (n, s, s, 3) uint8 RGB crops."""
+
+
 EMBEDDERS = Registry("embedder", group="vesearch.embedders")
 EMBEDDERS.add(
     "builtin",

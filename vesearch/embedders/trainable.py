@@ -50,6 +50,15 @@ class TrainableEmbedder(NetworkEmbedder):
         about: printable texts that are kept in the file and change nothing.
         """
 
+    def maps(self, crops: UInt8) -> Float32:
+        """Return the (n, h, w, dim) maps that are pooled, of (n, s, s, 3) uint8 RGB crops."""
+        import torch
+
+        with torch.inference_mode():
+            found = self._through(self._to_input(crops), 0, None).float()
+        maps: Float32 = found.permute(0, 2, 3, 1).cpu().numpy()
+        return maps
+
     def learn(self, layers: Layers) -> list[torch.nn.Parameter]:
         """Let the last part of the network, or all of it, learn; return the parameters that do.
 

@@ -20,18 +20,26 @@ _FOLDED = 400  # entities that are looked at for each match, where most of them 
 _COPIES_WITHIN = 0.1  # of the similarity of what is shown: a near-copy is hardly less similar
 _FILTERED = 4000  # nearest entities that are tried before all that a filter lets through are listed
 
+_UNWANTED = 1.0  # what is not wanted counts so much of what is
+
 
 def vector_of(
     wanted: Sequence[Float32], unwanted: Sequence[Float32], snapshot: Snapshot
 ) -> Float32:
-    """Return the (1, k) vector of examples' embeddings: Rocchio's, means of what is wanted and not.
+    """Return the (1, k) vector of examples' embeddings, (1, dim) each."""
+    project = snapshot.build.projection.project
+    away = project(np.concatenate(unwanted)) if unwanted else np.zeros((0, 1), np.float32)
+    return refined(project(np.concatenate(wanted)), away)
+
+
+def refined(wanted: Float32, unwanted: Float32, weight: float = _UNWANTED) -> Float32:
+    """Return the (1, k) mean of (n, k) vectors, less so much of the mean of (m, k) others.
 
     J. Rocchio, Relevance feedback in information retrieval, 1971.
     """
-    project = snapshot.build.projection.project
-    vector = project(np.concatenate(wanted)).mean(axis=0, keepdims=True)  # (n, k) -> (1, k)
-    if unwanted:
-        vector = vector - project(np.concatenate(unwanted)).mean(axis=0, keepdims=True)
+    vector = wanted.mean(axis=0, keepdims=True)
+    if len(unwanted):
+        vector = vector - weight * unwanted.mean(axis=0, keepdims=True)
     return normalised(vector)
 
 

@@ -32,6 +32,7 @@ from vesearch.question import (
 )
 from vesearch.records import Entities, Float32, Frame, Match
 from vesearch.search.examples import at_point, check_number, grown_at, of_box, of_mask, of_whole
+from vesearch.search.explain import with_spots
 from vesearch.search.filters import Filter
 from vesearch.search.matches import matches_of, stored_photo
 from vesearch.search.nearest import nearest, vector_of
@@ -89,6 +90,9 @@ class Searcher:
                 snapshot = self._snapshots.current()
         seen, number = positives[0]
         sure = tuple(m for m in matches if m.confidence >= question.min_confidence)
+        if question.explain:
+            with clock.takes("explain"):
+                sure = self._explained(sure, seen, number, snapshot)
         left_out, others = len(matches) - len(sure), tuple(positives[1:])
         return Answer(seen, number, sure, left_out, others, timings_ms=clock.ms)
 
@@ -108,6 +112,20 @@ class Searcher:
         else:
             found = nearest(snapshot, vector_of(wanted, unwanted, snapshot), own, lets, question)
         return matches_of(snapshot, found, question, self.job.config.images)
+
+    def _explained(
+        self, matches: tuple[Match, ...], seen: Seen, number: int, snapshot: Snapshot
+    ) -> tuple[Match, ...]:
+        """Return matches with the spots that look like a photo's entity."""
+        self.job.open_for_reading()
+        example = self._frame_of(seen), seen.entities.take([number - 1])
+        with self._models:
+            crop = self.job.config.crop
+            return with_spots(matches, example, self.job.embedder, snapshot, crop)
+
+    def _frame_of(self, seen: Seen) -> Frame:
+        photo = Path(seen.name) if seen.data is None else seen.data
+        return seen.frame or self._decoded(photo)
 
     def _shown(
         self, example: Example, snapshot: Snapshot, photos: dict[Photo, Seen], clock: _Clock
@@ -194,9 +212,7 @@ class Searcher:
             if stored is not None and stored[number - 1 : number].any():
                 return stored[number - 1 : number]
         self.job.open_for_reading()
-        photo = Path(seen.name) if seen.data is None else seen.data
-        frame = seen.frame or self._decoded(photo)
-        entity = seen.entities.take([number - 1])
+        frame, entity = self._frame_of(seen), seen.entities.take([number - 1])
         with self._models:
             return embed_entities(self.job.embedder, frame, entity, self.job.config.crop)
 

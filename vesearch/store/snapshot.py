@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from vesearch.errors import CatalogDamagedError, StoreMissingError
-from vesearch.records import Entities, Float32
+from vesearch.records import Crop, Entities, Float32
 from vesearch.store import builds
 from vesearch.store.builds import Opened
 from vesearch.store.catalog import Catalog
 from vesearch.store.catalog_rows import KnownImage
 from vesearch.store.entities import to_rows
-from vesearch.store.rows import RANKS, STRIDE, EmbeddingRows, EntityRows, ImageRows
+from vesearch.store.rows import RANKS, STRIDE, CropRows, EmbeddingRows, EntityRows, ImageRows
 from vesearch.store.sealed import REPAIR
 from vesearch.store.shards import Store
 
@@ -183,6 +183,20 @@ class Snapshot:
             return None
         own = embeddings[known.start : known.start + len(known.entities)]
         return own.astype(np.float32) if len(own) == len(known.entities) else None
+
+    def crop_of(self, entity_id: int) -> Crop | None:
+        """Return an entity's crop; None where it is not there."""
+        image_id, rank = divmod(entity_id, RANKS)
+        known = self.catalog.image(image_id)
+        if known is None or known.entities is None or rank >= len(known.entities):
+            return None
+        try:
+            rows = self.store.read(CropRows, image_id // STRIDE)
+        except StoreMissingError:
+            return None
+        row = known.start + rank
+        there = row < len(rows.jpegs) and rows.jpegs[row]
+        return Crop(rows.jpegs[row], rows.covers[row]) if there else None
 
     def vectors_of(self, image: KnownImage) -> Float32:
         """Return the (n, dim) vectors of an image's entities as the index has them; zeros: none."""
