@@ -43,7 +43,7 @@ _QUESTION = """
 import json, sys, tempfile, time
 from pathlib import Path
 from vesearch.config import load_config
-from vesearch.question import Question, Stored
+from vesearch.question import Question, Stored, Where
 from vesearch.search import Searcher
 searcher, ids = Searcher(load_config(overrides=json.loads(sys.argv[1]))), json.loads(sys.argv[2])
 import numpy, sqlite3, tables  # what imports cost does not grow
@@ -57,6 +57,14 @@ for entity_id in ids:
     times.append(time.perf_counter())
 searcher.answer(Question((Stored(ids[0]),)))
 times.append(time.perf_counter())
+filtered = []
+for where in (dict(places=("/made/up/000001",)), dict(until="1980-01"), dict(label="dog")):
+    began = time.perf_counter()
+    searcher.answer(Question((Stored(ids[0]),), (), Where(**where), masks=False))
+    filtered.append(time.perf_counter() - began)
+began = time.perf_counter()
+searcher.answer(Question((Stored(ids[0]), Stored(ids[1])), mode="all", masks=False))
+filtered.append(time.perf_counter() - began)
 alone = []
 for query in next(snapshot.build.index.blocks())[1][:20, None]:
     began = time.perf_counter()
@@ -71,7 +79,7 @@ with tempfile.TemporaryDirectory(dir=searcher.job.store.path.parent) as folder:
     index.save(Path(folder) / "index")
 change = time.perf_counter() - began
 steps = [b - a for a, b in zip(times, times[1:])]
-print(json.dumps([sorted(alone)[10], *steps, change, int(private)]))
+print(json.dumps([*filtered, sorted(alone)[10], *steps, change, int(private)]))
 """
 
 
@@ -210,7 +218,8 @@ def question(place: Path, photos: int) -> dict[str, Cost]:
         subprocess.run(script, capture_output=True, text=True, check=True) for _ in range(_RUNS)
     ]
     told = np.median([json.loads(run.stdout) for run in runs], axis=0)
-    search, opened, index, first, *later, masks, change, private = told.tolist()
+    *filtered, search, opened, index, first = told[:8].tolist()
+    *later, masks, change, private = told[8:].tolist()
     peak = float(np.median([int(run.stderr.split()[-1]) for run in runs]))
     return {
         "open the store": Cost(opened),
@@ -218,6 +227,10 @@ def question(place: Path, photos: int) -> dict[str, Cost]:
         "both together": Cost(opened + first - search),
         "a later question, the index left out": Cost(float(np.median(later)) - search),
         "one with masks, as for a picture, the same": Cost(masks - search),
+        "one in a folder of 256 photos": Cost(filtered[0]),
+        "one by date, of photos without any": Cost(filtered[1]),
+        "one with a label that nothing has": Cost(filtered[2]),
+        "one for two entities, `--mode all`": Cost(filtered[3]),
         "the index (`exact`): open it": Cost(index),
         "the index: search": Cost(search),
         "the index: remove one, save": Cost(change),

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import chain, islice
 
 import numpy as np
 
 from vesearch.errors import VesearchError
 from vesearch.question import Where, period_of
-from vesearch.records import Int64
+from vesearch.records import Bool, Int64
 from vesearch.store.catalog_rows import KnownImage
 from vesearch.store.lookup import Named
 from vesearch.store.rows import RANKS
 from vesearch.store.snapshot import Snapshot
+
+_FEW = 20_000  # paths: looking at all of them takes less than half a second
 
 
 class Filter:
@@ -40,52 +43,50 @@ class Filter:
         """Tell whether an image's entity, counting from 0, is wanted; False for one it has not."""
         if image.entities is None or rank >= len(image.entities):
             return False
-        if not self.is_needed:
-            return True
-        return self._allows_entity(image, rank) and self._allows_image(image)
+        return not self.is_needed or bool(self._entities(image)[rank] and self._allows_image(image))
+
+    def is_narrow(self) -> bool:
+        """Tell whether little is left to be looked at: the places hold few paths."""
+        if not self._places:
+            return False
+        known = chain.from_iterable(self._catalog.known(named.root) for named in self._places)
+        return sum(1 for _ in islice(known, _FEW)) < _FEW
 
     def ids(self) -> Int64:
         """Return the ids of all that is wanted, sorted; every image that may be is looked at."""
-        found = [
-            image.image_id * RANKS + rank
-            for image in self._images_there()
-            if image.entities is not None and self._allows_image(image)
-            for rank in range(len(image.entities))
-            if self._allows_entity(image, rank)
-        ]
-        return np.array(sorted(found), np.int64)
+        found = [np.zeros(0, np.int64)]
+        for image in self._images_there():
+            wanted = np.flatnonzero(self._entities(image))
+            if len(wanted) and self._allows_image(image):
+                found.append(image.image_id * RANKS + wanted)
+        return np.unique(np.concatenate(found))
 
     def _images_there(self) -> Iterator[KnownImage]:
         """Yield live images, at least all that are wanted."""
-        if not self._places:
-            yield from self._catalog.live(self._since, self._until)
-            return
-        images = {
-            place.image_id
-            for named in self._places
-            for path, place in self._catalog.known(named.root)
-            if place.image_id >= 0 and named.holds(path)
-        }
-        for image_id in sorted(images):
-            image = self._catalog.image(image_id)
-            if image is not None and image.paths:
-                yield image
+        if self._places:
+            for named in self._places:
+                yield from self._catalog.live_below(named.root)
+        else:
+            labelled = self._where.label is not None
+            yield from self._catalog.live(since=self._since, until=self._until, labelled=labelled)
 
-    def _allows_entity(self, image: KnownImage, rank: int) -> bool:
-        assert image.entities is not None
-        where, entity = self._where, image.entities[rank]
-        if not where.stuff and entity["is_stuff"]:
-            return False
-        if where.label is not None and image.labels[rank] != where.label:
-            return False
-        pixels = image.shot.width * image.shot.height
-        return float(entity["area"]) >= where.min_area * pixels
+    def _entities(self, image: KnownImage) -> Bool:
+        """Tell which of an image's (n,) entities are wanted, whatever the image."""
+        if image.entities is None:
+            return np.zeros(0, bool)
+        where, entities = self._where, image.entities
+        wanted: Bool = entities["area"] >= where.min_area * image.shot.width * image.shot.height
+        if not where.stuff:
+            wanted &= ~entities["is_stuff"]
+        if where.label is not None:
+            wanted &= np.array([label == where.label for label in image.labels], bool)
+        return wanted
 
     def _allows_image(self, image: KnownImage) -> bool:
         if not (self._places or self._since or self._until):
             return True
         if image.image_id not in self._images:
-            self._images[image.image_id] = self._is_where(image) and self._is_when(image)
+            self._images[image.image_id] = self._is_when(image) and self._is_where(image)
         return self._images[image.image_id]
 
     def _is_where(self, image: KnownImage) -> bool:

@@ -46,8 +46,8 @@ def refined(wanted: Float32, unwanted: Float32, weight: float = _UNWANTED) -> Fl
 class Asking:
     """Asks the index for ever more of what is nearest, until it is enough.
 
-    Of what a filter leaves over the nearest of all are tried first; where they are not enough,
-    everything that it lets through is listed, and the index asked for that alone.
+    What a filter lets through is listed at once where that is little, and the index asked for it
+    alone. Else the nearest of all are tried first, and it is listed where they are not enough.
     """
 
     FIRST = 20  # entities that are asked for at first, beside four for each match
@@ -58,6 +58,13 @@ class Asking:
         self._top = question.top
         self._allowed: Int64 | None = None
         self._total = len(self._index)
+        self.asked = min(self._total, self._top * 4 + self.FIRST)
+        if wanted.is_narrow():
+            self._narrow()
+
+    def _narrow(self) -> None:
+        self._allowed = self._wanted.ids()
+        self._total = min(self._total, len(self._allowed))
         self.asked = min(self._total, self._top * 4 + self.FIRST)
 
     def nearest(self, vectors: Float32) -> tuple[Int64, Float32]:
@@ -71,16 +78,13 @@ class Asking:
 
     def goes_on(self, shown: int) -> bool:
         """Say whether there may be more than are shown, and ask for more the next time."""
-        # of a time-lapse there may be no end: what folds is not looked for for ever
-        folded = shown and self.asked >= self._top * _FOLDED
-        if shown >= self._top or self.asked >= self._total:
+        if shown >= self._top or not self.may_have_more:
             return False
         if self._wanted.is_needed and self._allowed is None and self.asked * 4 > _FILTERED:
-            self._allowed = self._wanted.ids()
-            self._total = min(self._total, len(self._allowed))
-            self.asked = min(self._total, self._top * 4 + self.FIRST)
+            self._narrow()
             return self._total > 0
-        if folded:
+        # of a time-lapse there may be no end: what folds is not looked for for ever
+        if shown and self.asked >= self._top * _FOLDED:
             return False
         self.asked = min(self._total, self.asked * 4)
         return True

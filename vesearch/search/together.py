@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from bisect import insort
+
 import numpy as np
 
 from vesearch.alike import Layout
 from vesearch.question import Question
-from vesearch.records import Float32
+from vesearch.records import Float32, Int64
 from vesearch.search.filters import Filter
 from vesearch.search.matches import Found
 from vesearch.search.nearest import Asking, Picked
 from vesearch.store.rows import RANKS
 from vesearch.store.snapshot import Snapshot
 
+_SPARE = 4  # photos that are looked at for each that is wanted: some will be near-copies
 _MOST = 10_000  # entities of a list; a photo's worst of several examples may be far down in each
 
 
@@ -29,11 +32,18 @@ def nearest_together(
     if not vectors.any(axis=1).all():  # nothing of a crop lies in the projection's directions
         return []
     asking, scored = Asking(snapshot, wanted, question), dict[int, Found | None]()
+    worst_first: list[float] = []  # the similarities of what was scored
     while True:
         ids, similarities = asking.nearest(vectors)
-        for image_id in np.unique(ids // RANKS).tolist():
+        if not ids.size:
+            return []
+        for image_id, most in _at_most(ids, similarities):
+            if most < (worst_first[: -_SPARE * question.top] or [-1.0])[-1]:
+                break  # they come best first
             if image_id not in scored:
-                scored[image_id] = _scored(snapshot, image_id, vectors, wanted)
+                one = scored[image_id] = _scored(snapshot, image_id, vectors, wanted)
+                if one is not None:
+                    insort(worst_first, one.similarity)
         complete = not asking.may_have_more or asking.asked >= _MOST
         surely = -1.0 if complete else float(similarities[:, -1].min())
         least = max(surely, question.where.min_similarity)
@@ -47,6 +57,23 @@ def nearest_together(
         done = complete or surely < question.where.min_similarity
         if done or not asking.goes_on(len(picked.shown)):
             return picked.shown
+
+
+def _at_most(ids: Int64, similarities: Float32) -> list[tuple[int, float]]:
+    """Return the images of (q, k) lists, each with what its weakest match can be at most.
+
+    That is, for each list, the image's first entity in it, or what the list ends with.
+    """
+    images = ids // RANKS
+    every = np.unique(images)
+    most = np.ones(len(every), np.float32)
+    for own, values in zip(images, similarities, strict=True):
+        there, first = np.unique(own, return_index=True)
+        bound = np.full(len(every), values[-1], np.float32)
+        bound[np.searchsorted(every, there)] = values[first]
+        most = np.minimum(most, bound)
+    order = np.argsort(-most, kind="stable")
+    return list(zip(every[order].tolist(), most[order].tolist(), strict=True))
 
 
 def _scored(snapshot: Snapshot, image_id: int, vectors: Float32, wanted: Filter) -> Found | None:

@@ -118,13 +118,27 @@ class Lookup:
         row = self._database.get(IMAGES, image_id)
         return None if row is None else self._image(row)
 
-    def live(self, since: str | None, until: str | None) -> Iterator[KnownImage]:
+    def live(
+        self, *, since: str | None = None, until: str | None = None, labelled: bool = False
+    ) -> Iterator[KnownImage]:
         """Yield the images that have a path and may have been taken then, in the order of ids.
 
-        since, until: as Shot.taken. Those of which that is not known are among them.
+        since, until: as Shot.taken. Those of which that is not known are among them. labelled: only
+        those with an entity that has a label.
         """
         among = "paths > 0 AND (taken IS NULL OR taken BETWEEN ? AND ?)"
+        among += " AND labels IS NOT NULL" if labelled else ""
         ends = (since or "", until or "9")
+        yield from map(self._image, self._database.each(IMAGES, among, ends))
+
+    def live_below(self, root: bytes) -> Iterator[KnownImage]:
+        """Yield the images that have a path at or below a root, in the order of ids."""
+        first = root.rstrip(b"/")
+        among = (
+            "paths > 0 AND image_id IN"
+            " (SELECT image_id FROM paths WHERE path = ? OR path > ? AND path < ?)"
+        )
+        ends = (first, first + b"/", first + b"0")  # 0 comes after /
         yield from map(self._image, self._database.each(IMAGES, among, ends))
 
     def images(self, shard: int) -> Iterator[KnownImage]:
