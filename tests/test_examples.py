@@ -164,6 +164,31 @@ def test_a_box_needs_no_detector(
     assert whole.seen.entities.boxes_xyxy.tolist() == [[0, 0, _SIDE, _SIDE]]
 
 
+def test_what_was_seen_is_not_looked_for_again(
+    config: Config, asked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a page does: the photo once, then questions about its entities."""
+    searcher = Searcher(config)
+    seen = searcher.look(asked.read_bytes()).seen
+    monkeypatch.setattr(_Quarters, "detect", None)
+    again = searcher.answer(Question((Numbered(seen, 2),)))
+    assert again.seen is seen and Path(again.matches[0].image).stem in ("green", "both")
+    boxed = searcher.answer(Question((Boxed(seen, (16, 0, 32, 16)),)))
+    assert boxed.matches[0].similarity == pytest.approx(again.matches[0].similarity, abs=0.1)
+    stored = searcher.look(Stored(again.matches[0].entity_id)).seen
+    assert stored.name == again.matches[0].image and stored.image_id is not None
+    assert searcher.answer(Question((Numbered(stored, 1),))).matches
+    draw_over(Path(stored.name))
+    stale = searcher.look(Stored(again.matches[0].entity_id)).seen
+    with pytest.raises(VesearchError, match="another photo than was ingested"):
+        searcher.answer(Question((Boxed(stale, (0, 0, 9, 9)),)))
+
+
+def draw_over(path: Path) -> None:
+    paint(path, _BLUE, _BLUE, _BLUE, _BLUE, seed=9)
+    os.utime(path, (1, 1))
+
+
 def test_a_point_takes_the_entity_under_it_or_grows_one(config: Config, asked: Path) -> None:
     answer = Searcher(config).answer(Question((Pointed(asked, (20, 5)),)))
     assert (answer.selected, len(answer.seen.entities)) == (2, 3)

@@ -13,7 +13,29 @@ from vesearch.records import Entities, Frame, Match
 _PERIOD = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d:\d\d(:\d\d)?)?)?)?")
 _FIRST, _LAST = "0001-01-01T00:00:00", "9999-12-31T23:59:59"
 
-Photo = Path | bytes  # a file, or the bytes of one
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """A photo and its entities, in pixels of the upright photo.
+
+    name: its path, "" where there is none. image_id: the image of the collection that has its
+    content, None where there is none. frame: its pixels, None where they were not needed.
+    data: its file's bytes, where these were given. stale: there is another photo at its path by
+    now. at_limit: it has as many entities as detect.max_entities lets in, so there may be more.
+    """
+
+    name: str
+    width: int
+    height: int
+    entities: Entities
+    image_id: int | None = None
+    frame: Frame | None = None
+    data: bytes | None = None
+    stale: bool = False
+    at_limit: bool = False
+
+
+Photo = Path | bytes | Seen  # a file, the bytes of one, or one whose entities were found already
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,27 +175,6 @@ class Question:
             raise ValueError(f"top must be at least 1, got {self.top}")
         if not 0 <= self.min_confidence <= 1:  # a NaN neither: it would leave out everything
             raise ValueError(f"min_confidence must be from 0 to 1, got {self.min_confidence}")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """A photo and its entities, in pixels of the upright photo.
-
-    name: its path, "" where there is none. image_id: the image of the collection that has its
-    content, None where there is none. frame: its pixels, None where they were not needed.
-    data: its file's bytes, where these were given. stale: there is another photo at its path by
-    now. at_limit: it has as many entities as detect.max_entities lets in, so there may be more.
-    """
-
-    name: str
-    width: int
-    height: int
-    entities: Entities
-    image_id: int | None = None
-    frame: Frame | None = None
-    data: bytes | None = None
-    stale: bool = False
-    at_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -54,9 +54,15 @@ class Searcher:
         self._snapshots = Snapshots(self.job.store, self._made_with)
         self._models = threading.Lock()
 
-    def look(self, photo: Photo) -> Answer:
-        """Return a photo's entities; there need be no store. Raises VesearchError."""
+    def look(self, photo: Photo | Stored) -> Answer:
+        """Return a photo's entities, or those beside one of the collection.
+
+        But for the latter there need be no store. Raises VesearchError.
+        """
         clock = _Clock()
+        if isinstance(photo, Stored):
+            seen, _ = self._shown(photo, self._snapshots.current(), {}, clock)
+            return Answer(seen, timings_ms=clock.ms)
         try:
             snapshot = self._snapshots.current()
         except StoreError:  # of other settings than these, say: then nothing in it is known
@@ -124,8 +130,9 @@ class Searcher:
             return with_spots(matches, example, self.job.embedder, snapshot, crop)
 
     def _frame_of(self, seen: Seen) -> Frame:
-        photo = Path(seen.name) if seen.data is None else seen.data
-        return seen.frame or self._decoded(photo)
+        if seen.frame is None and seen.stale:
+            raise VesearchError(f"{seen.name} is another photo than was ingested: ingest it anew")
+        return seen.frame or self._decoded(Path(seen.name) if seen.data is None else seen.data)
 
     def _shown(
         self, example: Example, snapshot: Snapshot, photos: dict[Photo, Seen], clock: _Clock
@@ -168,6 +175,8 @@ class Searcher:
 
     def _see(self, photo: Photo, snapshot: Snapshot | None, clock: _Clock) -> Seen:
         """Return a photo's entities: as the store has them, or else found now."""
+        if isinstance(photo, Seen):
+            return photo
         name, data = _name_of(photo)
         image_id = None if snapshot is None else self._image_of(photo, snapshot)
         if snapshot is not None and image_id is not None:
@@ -222,6 +231,8 @@ class Searcher:
         return self.job.recorded_fingerprints()
 
     def _decoded(self, photo: Photo) -> Frame:
+        if isinstance(photo, Seen):
+            return self._frame_of(photo)
         decoders = self.job.decoders
         try:
             return decoders.decode(photo) if isinstance(photo, bytes) else decoders.read(photo)
@@ -245,4 +256,6 @@ class _Clock:
 
 def _name_of(photo: Photo) -> tuple[str, bytes | None]:
     """Return a photo's name, and its bytes where it was given as these."""
+    if isinstance(photo, Seen):
+        return photo.name, photo.data
     return ("", photo) if isinstance(photo, bytes) else (str(photo), None)
