@@ -20,7 +20,7 @@ _FOLDED = 400  # entities that are looked at for each match, where most of them 
 _COPIES_WITHIN = 0.1  # of the similarity of what is shown: a near-copy is hardly less similar
 _FILTERED = 4000  # nearest entities that are tried before all that a filter lets through are listed
 
-_UNWANTED = 1.0  # what is not wanted counts so much of what is
+_UNWANTED = 0.35  # what is not wanted counts so much of what is; see docs/retrieval.md
 
 
 def vector_of(
