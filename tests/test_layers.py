@@ -68,6 +68,8 @@ MAY = {
     | {"training", *_JOB},
     "models": {"config", "detectors", "embedders", "indexes", *_MODELS, *_BASE},
 }
+MAY["web"] = {"care", "confidence", "drawing", "masks", "networks", "photos", "question", "search"}
+MAY["web"] |= _JOB
 # nothing imports the command line, and it may import all
 MAY["cli"] = set(MAY)
 MAY["__main__"] = {"cli"}
@@ -89,13 +91,17 @@ OWNERS = {
     "pyarrow": {"export/formats.py"},
     "pycocotools": {"masks.py", "evaluation/segmentation.py"},
     "click": {"cli"},
+    "fastapi": {"web"},
+    "pydantic": {"web"},
+    "uvicorn": {"web"},
+    "contourpy": {"web"},
     "huggingface_hub": {"weights/hub.py"},
     "requests": {"weights/download.py"},
     "urllib3": {"weights/download.py"},
     "rich": {"cli/tables.py"},
     "tqdm": {"system/progress.py"},
     "yaml": {"config.py"},
-    "PIL": {"photos", "drawing", "collection.py", "describe.py", "masks.py", "training"}
+    "PIL": {"photos", "drawing", "collection.py", "describe.py", "masks.py", "training", "web"}
     | {
         "detectors/batching.py",
         "embedders/timm.py",

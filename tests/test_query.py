@@ -110,6 +110,8 @@ def test_json_has_the_documented_shape(place: Path) -> None:
             "also_at",
             "alike",
             "stale",
+            "width",
+            "height",
             "taken",
             "entity_id",
             "box",

@@ -206,9 +206,9 @@ class Match:
         is what was asked for, in [0, 1].
     mask, mask_size_hw: COCO run lengths of the entity, over an image of that size; b"" where they
         were not asked for.
-    taken: when, as Shot has it. parts: of a match for several examples, that for each of them; the
-        match's own fields are those of the weakest part. spots: where it looks like the first
-        example, where that was asked for.
+    size_hw: height and width of the upright photo. taken: when, as Shot has it. parts: of a match
+        for several examples, that for each of them; the match's own fields are those of the weakest
+        part. spots: where it looks like the first example, where that was asked for.
     """
 
     rank: int
@@ -224,6 +224,7 @@ class Match:
     stale: bool = False
     alike: tuple[str, ...] = ()
     confidence: float = 0.0
+    size_hw: tuple[int, int] = (0, 0)
     taken: str | None = None
     parts: tuple[Part, ...] = ()
     spots: tuple[Spot, ...] = ()

@@ -20,6 +20,7 @@ from vesearch.cli.evaluate import evaluate
 from vesearch.cli.models import models
 from vesearch.cli.options import JSON, SKIPPED, Common, with_options
 from vesearch.cli.query import query
+from vesearch.cli.serve import serve
 from vesearch.cli.settings import settings
 from vesearch.cli.train import train
 from vesearch.errors import ArgumentError, ConfigError, UnknownNameError, VesearchError
@@ -253,7 +254,7 @@ def status(common: Common, as_json: bool) -> None:
     click.echo(report.status_json(state) if as_json else report.status_text(state))
 
 
-for command in (query, remove, compact, verify, export, settings, evaluate, train, models):
+for command in (query, serve, remove, compact, verify, export, settings, evaluate, train, models):
     main.add_command(command)
 
 

@@ -70,6 +70,8 @@ def _match(match: Match) -> dict[str, Any]:
         "also_at": list(match.also_at),
         "alike": list(match.alike),
         "stale": match.stale,
+        "width": match.size_hw[1],
+        "height": match.size_hw[0],
         "taken": match.taken,
         **_part(match),
         "percentile": percentile,

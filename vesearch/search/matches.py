@@ -89,6 +89,7 @@ def _match(snapshot: Snapshot, found: Found, limits: ImageSettings) -> Match | N
         alike=tuple(os.fsdecode(path) for own in alike for path in own),
         mask=b"",
         mask_size_hw=(known.shot.height, known.shot.width),
+        size_hw=(known.shot.height, known.shot.width),
         taken=known.shot.taken,
         parts=tuple(_part(snapshot, known, *part) for part in found.parts),
     )

@@ -34,7 +34,7 @@ from vesearch.records import Entities, Float32, Frame, Match
 from vesearch.search.examples import at_point, check_number, grown_at, of_box, of_mask, of_whole
 from vesearch.search.explain import with_spots
 from vesearch.search.filters import Filter
-from vesearch.search.matches import matches_of, stored_photo
+from vesearch.search.matches import found_at, matches_of, stored_photo
 from vesearch.search.nearest import nearest, vector_of
 from vesearch.search.together import nearest_together
 from vesearch.store.rows import EntityRows
@@ -68,6 +68,18 @@ class Searcher:
         except StoreError:  # of other settings than these, say: then nothing in it is known
             snapshot = None
         return Answer(self._see(photo, snapshot, clock), timings_ms=clock.ms)
+
+    def place_of(self, image_id: int) -> tuple[str, Path] | None:
+        """Return the digest and a path of a photo of the collection.
+
+        None where there is none of that id, or it is nowhere as it was ingested.
+        """
+        snapshot = self._snapshots.current()
+        known = snapshot.image(image_id)
+        if known is None or known.digest is None:
+            return None
+        paths, stale = found_at(snapshot, known, self.job.config.images)
+        return None if stale or not paths else (known.digest, Path(paths[0]))
 
     def answer(self, question: Question) -> Answer:
         """Return what is most similar to a question's examples.

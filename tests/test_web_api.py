@@ -1,0 +1,472 @@
+"""The HTTP API: what it answers, what it refuses, and that it always answers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
+from vesearch import pipeline
+from vesearch.config import Config
+from vesearch.detectors.whole import Whole
+from vesearch.masks import encode
+from vesearch.web import app as web
+from vesearch.web.guard import Rules
+from vesearch.web.outlines import outlines_of
+from vesearch.web.server import is_local
+from vesearch.web.turns import BusyError, Turns
+from vesearch.web.uploads import Uploads
+
+pytestmark = pytest.mark.usefixtures("colours")
+HERE = "http://localhost:8000"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for seed, name in enumerate("abcdefg"):
+        draw(tmp_path / "photos" / f"{name}.png", seed, mtime_s=seed)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def config(tmp_path: Path, photos: Path) -> Config:
+    made = settings(tmp_path / "store")
+    pipeline.ingest(made, [photos])
+    pipeline.run_stages(made, ("fit-pca", "build-ngt"), ())
+    return made
+
+
+def client_of(config: Config, **rules: Any) -> TestClient:
+    return TestClient(web.create_app(config, Rules(**rules)), base_url=HERE)
+
+
+@pytest.fixture
+def client(config: Config) -> Iterator[TestClient]:
+    with client_of(config) as made:
+        yield made
+
+
+def entities(client: TestClient, data: bytes) -> dict[str, Any]:
+    answer = client.post("/api/entities", content=data)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def search(client: TestClient, *positives: dict[str, Any], **rest: Any) -> dict[str, Any]:
+    asked = {"positives": list(positives), "min_confidence": 0, **rest}
+    answer = client.post("/api/search", json=asked)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def error(answer: Any, status: int) -> str:
+    """Return what an answer says is wrong: in one line, whatever it is."""
+    assert answer.status_code == status, answer.text
+    told: str = answer.json()["error"]
+    assert told and "\n" not in told and answer.headers["x-content-type-options"] == "nosniff"
+    return told
+
+
+# --- what it answers ----------------------------------------------------------------------------
+
+
+def test_a_photo_its_entities_and_what_is_alike(
+    client: TestClient, photos: Path, tmp_path: Path
+) -> None:
+    mine = draw(tmp_path / "mine.png", 3).read_bytes() + b" "  # a copy of d.png, but for a byte
+    found = entities(client, mine)
+    assert (found["width"], found["height"], found["image"]) == (32, 32, None)
+    (entity,) = found["entities"]
+    assert entity["box"] == [0, 0, 32, 32] and entity["outlines"]
+    answer = search(client, {"photo": found["photo"], "entity": 1})
+    first = answer["matches"][0]
+    assert (Path(first["path"]).name, first["rank"]) == ("d.png", 1)
+    assert first["similarity"] == pytest.approx(1, abs=1e-4) and first["word"] == "the same"
+    assert (first["width"], first["entity"]) == (32, 1) and first["outlines"]
+    again = search(client, {"entity_id": first["entity_id"]}, where={"include_self": True})
+    assert again["matches"][0]["image"] == first["image"]
+    stored = search(client, {"image": first["image"], "entity": 1})
+    assert first["image"] not in [match["image"] for match in stored["matches"]]
+    assert client.get(f"/api/uploads/{found['photo']}/entities").json() == found
+    picture = client.get(f"/api/uploads/{found['photo']}?size=160")
+    assert Image.open(io.BytesIO(picture.content)).size == (32, 32)
+
+
+def test_a_photo_is_looked_at_once(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = entities(client, draw(tmp_path / "new.png", 50).read_bytes())
+    monkeypatch.setattr(Whole, "detect", None)
+    assert search(client, {"photo": found["photo"], "entity": 1})["matches"]
+    assert search(client, {"photo": found["photo"], "box": [0, 0, 16, 16]})["matches"]
+    assert search(client, {"photo": found["photo"], "whole": True})["matches"]
+
+
+def test_filters_and_marks(client: TestClient, photos: Path) -> None:
+    first, second = search(client, {"image": 0, "entity": 1})["matches"][:2]
+    marked = [{"entity_id": second["entity_id"]}]
+    refined = search(client, {"image": 0, "entity": 1}, negatives=marked)["matches"]
+    assert refined[0]["similarity"] != first["similarity"]
+    places = {"places": [str(photos / "c*.png")]}
+    (only,) = search(client, {"image": 0, "entity": 1}, where=places)["matches"]
+    assert Path(only["path"]).name == "c.png"
+    strict = search(client, {"image": 0, "entity": 1}, min_confidence=1)
+    assert strict["matches"] == [] and strict["left_out"] == 6
+
+
+def test_photos_of_the_collection(client: TestClient, photos: Path) -> None:
+    some = client.get("/api/browse?count=3&seed=1").json()
+    assert len({one["image"] for one in some}) == 3
+    assert client.get("/api/browse?count=3&seed=1").json() == some
+    image = some[0]["image"]
+    assert client.get(f"/api/photos/{image}/entities").json()["path"] == some[0]["path"]
+    first = client.get(f"/api/photos/{image}?size=160")
+    assert first.headers["content-type"] == "image/jpeg"
+    again = client.get(
+        f"/api/photos/{image}?size=160", headers={"if-none-match": first.headers["etag"]}
+    )
+    assert (again.status_code, again.content) == (304, b"")
+    path = Path(some[0]["path"])
+    draw(path, 99)
+    error(client.get(f"/api/photos/{image}?size=320"), 404)  # it is another photo by now
+    path.unlink()
+    error(client.get(f"/api/photos/{image}?size=320"), 404)
+
+
+def test_several_photos_in_one_file(client: TestClient) -> None:
+    answer = client.get("/api/zip?images=0&images=2")
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as made:
+        assert made.namelist() == ["01-a.png", "02-c.png"] and made.testzip() is None
+    error(client.get("/api/zip?images=0&images=99"), 404)
+    error(client.get("/api/zip"), 422)
+
+
+def test_status_and_health(client: TestClient) -> None:
+    found = client.get("/api/status").json()
+    assert (found["images"], found["entities"], found["skipped_count"]) == (7, 7, 0)
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_a_new_photo_and_a_new_index_are_seen(
+    config: Config, client: TestClient, photos: Path
+) -> None:
+    assert len(search(client, {"image": 0, "entity": 1})["matches"]) == 6
+    draw(photos / "new.png", 77)
+    pipeline.ingest(config, [photos], index=True)
+    found = search(client, {"image": 0, "entity": 1})["matches"]
+    assert "new.png" in {Path(match["path"]).name for match in found}
+
+
+def test_without_an_index_or_a_store_it_says_what_to_run(tmp_path: Path, photos: Path) -> None:
+    with client_of(settings(tmp_path / "none")) as client:
+        assert "vesearch ingest" in error(client.get("/api/status"), 503)
+        found = entities(client, (photos / "a.png").read_bytes())  # entities need no store
+        error(client.post("/api/search", json={"positives": [{"image": 0, "entity": 1}]}), 503)
+        asked = {"positives": [{"photo": found["photo"], "entity": 1}]}
+        error(client.post("/api/search", json=asked), 503)
+    made = settings(tmp_path / "store")
+    pipeline.ingest(made, [photos])
+    with client_of(made) as client:
+        asked = {"positives": [{"image": 0, "entity": 1}]}
+        assert "build-index" in error(client.post("/api/search", json=asked), 503)
+
+
+# --- what it refuses ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io:8000", ""]
+)
+def test_another_name_is_refused(client: TestClient, host: str) -> None:
+    """Else a page elsewhere could have its own name lead here (DNS rebinding)."""
+    error(client.get("/api/status", headers={"host": host}), 421)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9000", "[::1]:8000", "LOCALHOST:1"])
+def test_names_of_this_machine_are_not(client: TestClient, host: str) -> None:
+    assert client.get("/healthz", headers={"host": host}).status_code == 200
+
+
+def test_other_sites_may_not_ask(client: TestClient, photos: Path) -> None:
+    data = (photos / "a.png").read_bytes()
+    for header in (
+        {"origin": "http://evil.example"},
+        {"sec-fetch-site": "cross-site"},
+        {"origin": "null"},
+    ):
+        error(client.post("/api/entities", content=data, headers=header), 403)
+    own = {"origin": HERE, "sec-fetch-site": "same-origin"}
+    assert client.post("/api/entities", content=data, headers=own).status_code == 200
+
+
+def test_a_token(config: Config) -> None:
+    with client_of(config, token="a-long-secret", hosts=("*",)) as client:
+        error(client.get("/api/status"), 401)
+        error(client.get("/"), 401)
+        error(client.get("/api/status", headers={"authorization": "Bearer wrong"}), 401)
+        error(client.get("/api/status", headers={"cookie": b"vesearch=\xff\xfe"}), 401)
+        assert client.get("/healthz").status_code == 200
+        good = {"authorization": "Bearer a-long-secret"}
+        assert client.get("/api/status", headers=good).status_code == 200
+        to_page = client.get("/?token=a-long-secret&e=1", follow_redirects=False)
+        assert (to_page.status_code, to_page.headers["location"]) == (303, "/?e=1")
+        cookie = to_page.headers["set-cookie"]
+        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+        assert client.get("/api/status").status_code == 200  # the client keeps cookies
+        away = client.get("//evil.example/?token=a-long-secret", follow_redirects=False)
+        assert not away.headers["location"].startswith("//")
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"", 422),
+        (b"not a photo", 422),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 100, 422),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415),
+    ],
+)
+def test_what_is_no_photo(client: TestClient, data: bytes, status: int) -> None:
+    answer = client.post("/api/entities", content=data)
+    assert answer.status_code in (status, 415, 422)
+    error(answer, answer.status_code)
+
+
+def test_too_much(config: Config) -> None:
+    with client_of(config, most_bytes=2000) as client:
+        assert "2000 bytes" in error(client.post("/api/entities", content=b"x" * 3000), 413)
+
+        def pieces() -> Iterator[bytes]:
+            yield from [b"x" * 1000] * 3  # does not say how long it is
+
+        error(client.post("/api/entities", content=pieces()), 413)
+        asked = json.dumps({"positives": [{"photo": "x" * 2_000_000, "entity": 1}]})
+        error(client.post("/api/search", content=asked), 413)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["/api/photos/99999", "/api/photos/5/entities?x=1", "/api/uploads/nothing", "/api/nothing"],
+)
+def test_what_is_not_there(client: TestClient, address: str) -> None:
+    answer = client.get(address)
+    assert answer.status_code in (200, 404)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/api/photos/..%2f..%2fetc%2fpasswd",
+        "/api/photos/-1",
+        "/api/photos/1?size=77",
+        "/api/photos/1e3",
+    ],
+)
+def test_paths_lead_nowhere(client: TestClient, address: str) -> None:
+    assert client.get(address).status_code in (404, 422)
+    for name in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py"):
+        assert client.get(name).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"positives": []},
+        {"positives": [{}]},
+        {"positives": [{"image": 0}]},
+        {"positives": [{"image": 0, "entity": 1, "whole": True}]},
+        {"positives": [{"image": 0, "entity": 99}]},
+        {"positives": [{"image": 999, "entity": 1}]},
+        {"positives": [{"photo": "gone", "entity": 1}]},
+        {"positives": [{"entity_id": 5, "entity": 1}]},
+        {"positives": [{"entity_id": 999_999_999}]},
+        {"positives": [{"image": 0, "entity": 1, "path": "/etc/passwd"}]},
+        {"positives": [{"image": 0, "box": [0, 0, 1e9, 1]}]},
+        {"positives": [{"image": 0, "entity": 1}] * 21},
+        {"positives": [{"image": 0, "entity": 1}], "top": 10_000},
+        {"positives": [{"image": 0, "entity": 1}], "where": {"since": "May"}},
+        {"positives": [{"image": 0, "entity": 1}], "where": {"places": ["/nowhere"]}},
+        {"positives": [{"image": 0, "entity": 1}], "mode": "all", "explain": True},
+    ],
+)
+def test_questions_that_are_none(client: TestClient, asked: dict[str, Any]) -> None:
+    answer = client.post("/api/search", json=asked)
+    error(answer, answer.status_code)
+    assert answer.status_code in (404, 422)
+
+
+def test_every_answer_has_its_headers(client: TestClient) -> None:
+    for address in ("/", "/static/page.js", "/api/status", "/nothing"):
+        headers = client.get(address).headers
+        assert "script-src 'self'" in headers["content-security-policy"]
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "unsafe" not in headers["content-security-policy"]
+
+
+# --- that it always answers ---------------------------------------------------------------------
+
+
+def test_it_answers_while_a_model_is_busy(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One photo takes for ever; the collection is still asked, and too many are sent off."""
+    held, began, detect = threading.Event(), threading.Event(), Whole.detect
+    monkeypatch.setattr(web, "_WAITING", 2)
+
+    def slow(self: Whole, images: Any) -> Any:
+        began.set()
+        held.wait(20)
+        return detect(self, images)
+
+    with client_of(config) as client:
+        entities(client, draw(tmp_path / "first.png", 60).read_bytes())  # warm
+        monkeypatch.setattr(Whole, "detect", slow)
+        answers: list[int] = []
+        pictures = [draw(tmp_path / f"{n}.png", 100 + n).read_bytes() for n in range(5)]
+
+        def ask(data: bytes) -> None:
+            answers.append(client.post("/api/entities", content=data).status_code)
+
+        threads = [threading.Thread(target=ask, args=(data,)) for data in pictures]
+        for thread in threads:
+            thread.start()
+        assert began.wait(10)
+        while len(answers) < 2 and any(thread.is_alive() for thread in threads):
+            time.sleep(0.01)
+        assert answers == [429, 429]
+        times = time.perf_counter()
+        assert client.get("/healthz").status_code == 200
+        assert search(client, {"image": 0, "entity": 1})["matches"]
+        assert client.get("/api/photos/0?size=160").status_code == 200
+        assert time.perf_counter() - times < 5
+        refused = client.post("/api/entities", content=pictures[0])
+        assert "again" in error(refused, 429) and int(refused.headers["retry-after"]) > 0
+        held.set()
+        for thread in threads:
+            thread.join()
+        assert sorted(answers) == [200, 200, 200, 429, 429]
+        assert client.post("/api/entities", content=pictures[0]).status_code == 200
+
+
+def test_a_request_that_is_given_up_keeps_its_place_until_its_work_is_done() -> None:
+    async def all_of_it() -> None:
+        turns, held = Turns(1, waiting=0, name="test"), threading.Event()
+        given_up = asyncio.ensure_future(turns.run(lambda: held.wait(10)))
+        await asyncio.sleep(0.05)
+        given_up.cancel()
+        await asyncio.sleep(0.05)
+        with pytest.raises(BusyError):
+            await turns.run(lambda: True)
+        held.set()
+        await asyncio.sleep(0.1)
+        assert await turns.run(lambda: 5) == 5
+        turns.close()
+
+    asyncio.run(all_of_it())
+
+
+def test_uploads_are_kept_for_a_while(
+    photos: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vesearch.search import Searcher
+
+    now = [0.0]
+    kept, searcher = Uploads(clock=lambda: now[0]), Searcher(config)
+    seen = searcher.look((photos / "a.png").read_bytes()).seen
+    first = kept.add(seen)
+    now[0] = 3000
+    assert kept.get(first) is seen  # asked for: the hour begins again
+    now[0] = 6000
+    second = kept.add(seen)
+    now[0] = 7000
+    assert kept.get(first) is None and kept.get(second) is seen and first != second
+    monkeypatch.setattr("vesearch.web.uploads._MOST_BYTES", 1)
+    third = kept.add(seen)
+    assert kept.get(second) is None and kept.get(third) is seen
+
+
+# --- outlines -----------------------------------------------------------------------------------
+
+
+def test_outlines_lie_on_the_edge_of_the_mask() -> None:
+    mask = np.zeros((100, 200), bool)
+    mask[20:60, 40:120] = True
+    mask[30:40, 60:80] = False  # a hole
+    found = outlines_of(encode(mask[None])[0], (100, 200), (1000, 2000))
+    assert len(found) == 2
+    boxes = []
+    for flat in found:
+        x, y = np.array(flat[::2]), np.array(flat[1::2])
+        boxes.append([x.min(), y.min(), x.max(), y.max()])
+    boxes.sort()
+    assert np.abs(np.array(boxes[0]) - [400, 200, 1200, 600]).max() <= 8
+    assert np.abs(np.array(boxes[1]) - [600, 300, 800, 400]).max() <= 8
+    assert max(map(len, found)) < 40  # corners, not stairs
+    whole = outlines_of(encode(np.ones((1, 50, 80), bool))[0], (50, 80), (50, 80))
+    assert np.abs(np.array(whole[0][::2])).max() <= 80.01
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("192.168.1.5", False),
+        ("photos.example", False),
+    ],
+)
+def test_only_this_machine_reaches_it(host: str, local: bool) -> None:
+    assert is_local(host) is local
+
+
+# --- anything -----------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_anything_at_all_gets_an_answer_that_was_told_of(config: Config) -> None:
+    """Requests made up from the API's own description, most of them wrong."""
+    import schemathesis
+    from hypothesis import HealthCheck, Phase, given
+    from hypothesis import settings as limits
+
+    app = web.create_app(config, Rules(hosts=("*",)))
+    schema = schemathesis.openapi.from_asgi("/api/openapi.json", app)
+    paths, count = TestClient(app).get("/api/openapi.json").json()["paths"], 0
+    for operation in (found.ok() for found in schema.get_all_operations()):
+
+        @limits(
+            max_examples=25,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy())
+        def ask(case: Any) -> None:
+            nonlocal count
+            count += 1
+            answer = case.call()
+            told = paths[case.operation.path][case.operation.method]["responses"]
+            assert answer.status_code < 500 or answer.status_code == 503, answer.content
+            assert str(answer.status_code) in {*told, "404"}, answer.status_code
+
+        ask()
+    assert count > 100

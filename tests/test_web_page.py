@@ -1,0 +1,370 @@
+"""The page in a real browser, as people use it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests import photos as pictures
+from vesearch import pipeline
+from vesearch.config import load_config
+from vesearch.web.app import create_app
+from vesearch.web.guard import Rules
+
+CHROMIUM = shutil.which("chromium")
+AXE = os.environ.get("VESEARCH_AXE")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and not os.environ.get("CI"), reason="no chromium here"
+)
+LEFT, RIGHT = "motorcycle_left.png", "motorcycle_right.png"
+_MOST = 3_000_000  # bytes of an upload, so that one that is too large is quickly made
+
+
+class _Server:
+    """A server in a thread of its own."""
+
+    def __init__(self, config: Any) -> None:
+        app = create_app(config, Rules(most_bytes=_MOST))
+        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.02)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.address = f"http://127.0.0.1:{port}"
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("page")
+    pictures.collect(made / "photos")
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[str]:
+    config = load_config(overrides=[f"run.store={folder / 'store'}", "run.device=cpu"])
+    pipeline.ingest(config, [folder / "photos"], index=True)
+    made = _Server(config)
+    yield made.address
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: str) -> Iterator[Any]:
+    """Open a page; afterwards nothing may have been wrong, and nobody else asked."""
+    faults: list[str] = []
+    opened: list[BrowserContext] = []
+
+    def open_it(address: str = "", *, at: str = server, **options: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
+        context.set_default_timeout(20_000)
+        opened.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda fault: faults.append(str(fault)))
+        page.on("console", lambda m: _heard(m, faults))
+        page.on("request", lambda r: _asked(r.url, at, faults))
+        page.goto(at + address)
+        return page
+
+    yield open_it
+    for context in opened:
+        context.close()
+    assert faults == []
+
+
+def _heard(message: Any, faults: list[str]) -> None:
+    # a refused request is an error to the browser, and told on the page
+    if message.type == "error" and "Failed to load resource" not in message.text:
+        faults.append(message.text)
+
+
+def _asked(url: str, at: str, faults: list[str]) -> None:
+    if not url.startswith((at, "blob:" + at, "data:")):
+        faults.append(f"asked {url}")
+
+
+def show(page: Page, file: Path) -> None:
+    page.set_input_files("#file", str(file))
+    page.wait_for_selector(".entity")
+
+
+def accessible(page: Page) -> None:
+    """Assert that axe finds nothing wrong (WCAG 2.2 AA)."""
+    if AXE is None:
+        return
+    page.evaluate(Path(AXE).read_text(encoding="utf-8"))
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    found = page.evaluate("tags => axe.run(document, {runOnly: tags})", tags)
+    faults = [(v["id"], v["nodes"][0]["html"][:120]) for v in found["violations"]]
+    assert faults == []
+
+
+# --- the way through it -------------------------------------------------------------------------
+
+
+def test_from_a_photo_to_what_is_alike_and_on_and_back(open_page: Any, folder: Path) -> None:
+    page = open_page()
+    expect(page.locator("#collection")).to_contain_text("photos")
+    assert page.locator("#some a").count() == 8
+    accessible(page)
+    show(page, folder / "photos" / LEFT)
+    expect(page.locator("#told")).to_contain_text("click the one")
+    accessible(page)
+    page.locator('[data-number="1"]').click()
+    expect(page.locator(".card")).to_have_count(1)
+    card = page.locator(".card").first
+    expect(card).to_contain_text("the same")
+    expect(card).to_contain_text(RIGHT)
+    expect(page.locator("#told")).to_contain_text("left out")
+    accessible(page)
+    first = page.url
+    assert re.search(r"\?photo=[\w-]+&e=1$", first)
+    card.locator(".go").click()
+    expect(page.locator("#photo-title")).to_contain_text(RIGHT)
+    expect(page.locator(".card").first).to_contain_text(LEFT)
+    assert re.search(r"\?image=\d+&e=1$", page.url)
+    expect(page.locator("#trail a")).to_have_count(1)
+    page.go_back()
+    expect(page.locator(".card").first).to_contain_text(RIGHT)
+    assert page.url == first
+    page.reload()
+    expect(page.locator(".card").first).to_contain_text(RIGHT)
+    page.go_forward()
+    expect(page.locator(".card").first).to_contain_text(LEFT)
+    page.locator("#trail a").first.click()
+    expect(page.locator(".card").first).to_contain_text(RIGHT)
+
+
+def test_an_address_is_shared_and_names_everything(open_page: Any, server: str) -> None:
+    page = open_page()
+    page.locator(f'#some a:has(img[alt$="{LEFT}"])').click()
+    page.wait_for_selector(".entity")
+    page.keyboard.press("1")
+    page.wait_for_selector(".card")
+    page.locator("#more summary").click()
+    page.locator("[name=nostuff]").check()
+    page.locator("[name=explain]").check()
+    page.locator("#sure").fill("0")
+    expect(page.locator(".card")).to_have_count(7)
+    expect(page.locator("#photo .spot").first).to_be_visible()
+    expect(page.locator(".card .spot").first).to_be_visible()
+    accessible(page)
+    other = open_page(page.url.removeprefix(server))
+    expect(other.locator(".card")).to_have_count(7)
+    assert (
+        other.locator("[name=nostuff]").is_checked() and other.locator("#sure").input_value() == "0"
+    )
+
+
+def test_right_and_wrong_refine_and_selected_photos_are_taken_along(
+    open_page: Any, folder: Path
+) -> None:
+    page = open_page()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(f'#some a:has(img[alt$="{LEFT}"])').click()
+    page.wait_for_selector(".entity")
+    page.keyboard.press("1")
+    page.locator("#sure").fill("0")
+    expect(page.locator(".card")).to_have_count(7)
+    page.locator(".card").nth(1).get_by_text("Wrong").click()
+    expect(page.locator("#marks")).to_contain_text("Refined by 1 wrong")
+    expect(page.locator(".card").first).to_contain_text(RIGHT)
+    assert "wrong=" in page.url
+    for row in (0, 2):
+        page.locator(".card input").nth(row).check()
+    expect(page.locator("#chosen-count")).to_have_text("2 selected")
+    page.locator("#copy-paths").click()
+    expect(page.locator("#copy-paths")).to_have_text("Copied")
+    assert str(folder / "photos" / RIGHT) in page.evaluate("navigator.clipboard.readText()")
+    page.locator("#copy-command").click()
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert re.fullmatch(rf"vesearch query '\S+{LEFT}#1' --not \d+ --min-confidence 0", command)
+    with page.expect_download() as taken:
+        page.locator("#zip").click()
+    assert taken.value.suggested_filename == "photos.zip"
+    page.locator("#marks button").click()
+    expect(page.locator("#marks")).to_be_empty()
+
+
+def _drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    shown = page.locator("#photo svg").bounding_box()
+    assert shown is not None
+    points = [
+        (shown["x"] + x * shown["width"], shown["y"] + y * shown["height"]) for x, y in (start, end)
+    ]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    page.mouse.move(*points[1], steps=6)
+    page.mouse.up()
+
+
+def _box(page: Page) -> list[float]:
+    page.wait_for_url(re.compile("box="))
+    return [
+        float(n) for n in page.url.split("box=")[1].split("&")[0].replace("%2C", ",").split(",")
+    ]
+
+
+def test_a_box_is_drawn_moved_and_resized(open_page: Any, folder: Path) -> None:
+    page = open_page()
+    show(page, folder / "photos" / LEFT)
+    _drag(page, (0.2, 0.25), (0.9, 0.9))
+    page.wait_for_selector(".card")
+    drawn = _box(page)
+    assert drawn == pytest.approx([0.2 * 741, 0.25 * 500, 0.9 * 741, 0.9 * 500], abs=6)
+    expect(page.locator(".card").first).to_contain_text(RIGHT)
+    _drag(page, (0.5, 0.5), (0.45, 0.45))  # inside: it moves
+    page.wait_for_function("box => !location.search.includes(box)", arg=str(drawn[0]))
+    moved = _box(page)
+    assert moved[2] - moved[0] == pytest.approx(drawn[2] - drawn[0], abs=1)
+    assert moved[0] == pytest.approx(drawn[0] - 0.05 * 741, abs=6)
+    corner = moved[2] / 741, moved[3] / 500
+    _drag(page, corner, (0.7, 0.7))  # a corner: it changes its size
+    page.wait_for_function("box => !location.search.includes(box)", arg=str(moved[2]))
+    assert _box(page)[2:] == pytest.approx([0.7 * 741, 0.7 * 500], abs=6)
+    accessible(page)
+    page.locator("[data-own=move]").focus()
+    before = _box(page)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("box => !location.search.includes(box)", arg=str(before[0]))
+    assert _box(page)[0] > before[0]
+
+
+def test_keys_alone(open_page: Any, folder: Path) -> None:
+    page = open_page()
+    page.locator(f'#some a:has(img[alt$="{LEFT}"])').focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".entity")
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.dataset?.entity") is not None:
+            break
+    focused = page.evaluate("document.activeElement.dataset.entity")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(f"e={focused}"))
+    page.keyboard.press("Escape")
+    page.wait_for_url(re.compile(r"image=\d+$"))
+    page.keyboard.press("1")
+    page.wait_for_selector(".card")
+    page.locator(".card .go").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#photo-title")).to_contain_text(RIGHT)
+
+
+def test_a_phone_in_the_dark(open_page: Any, folder: Path) -> None:
+    page = open_page(
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, color_scheme="dark"
+    )
+    show(page, folder / "photos" / LEFT)
+    page.locator('[data-number="1"]').tap()
+    page.wait_for_selector(".card")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert light == "rgb(22, 24, 27)"
+    accessible(page)
+    touch = page.context.new_cdp_session(page)
+    shown = page.locator("#photo svg").bounding_box()
+    assert shown is not None
+
+    def at(x: float, y: float) -> list[dict[str, float]]:
+        return [{"x": shown["x"] + x * shown["width"], "y": shown["y"] + y * shown["height"]}]
+
+    def send(kind: str, points: list[dict[str, float]]) -> None:
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    send("touchStart", at(0.2, 0.25))  # hold, then draw
+    page.wait_for_timeout(500)
+    for step in range(1, 8):
+        send("touchMove", at(0.2 + 0.1 * step, 0.25 + 0.09 * step))
+    send("touchEnd", [])
+    assert _box(page)[2] > 0.8 * 741
+    page.wait_for_selector(".card")
+
+
+# --- what goes wrong ----------------------------------------------------------------------------
+
+
+def test_what_is_no_photo_is_told(open_page: Any, tmp_path: Path) -> None:
+    page = open_page()
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff" + b"\0" * 500)
+    page.set_input_files("#file", str(tmp_path / "broken.jpg"))
+    expect(page.locator("#told.bad")).not_to_be_empty()
+    accessible(page)
+    (tmp_path / "large.jpg").write_bytes(b"\xff\xd8\xff" + b"\0" * (_MOST + 10))
+    page.set_input_files("#file", str(tmp_path / "large.jpg"))
+    expect(page.locator("#told.bad")).to_contain_text("bytes")
+    page.goto(page.url.split("?")[0] + "?image=123456&e=1")
+    expect(page.locator("#told.bad")).to_contain_text("no photo 123456")
+
+
+def test_what_the_browser_cannot_read_the_server_may(open_page: Any, tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    with Image.open(pictures.photo(LEFT)) as image:
+        image.convert("RGB").save(tmp_path / "phone.heic")
+    page = open_page()
+    show(page, tmp_path / "phone.heic")
+    href = page.locator("#photo image").get_attribute("href") or ""
+    assert href.startswith("/api/uploads/")
+    page.keyboard.press("1")
+    expect(page.locator(".card").first).to_contain_text("motorcycle")
+
+
+def test_no_index_yet_and_then_there_is_one(open_page: Any, folder: Path, tmp_path: Path) -> None:
+    config = load_config(overrides=[f"run.store={tmp_path / 'store'}", "run.device=cpu"])
+    made = _Server(config)
+    try:
+        page = open_page(at=made.address)
+        expect(page.locator("#collection")).to_contain_text("vesearch ingest")
+        accessible(page)
+        shutil.copytree(folder / "store", tmp_path / "store")
+        page.reload()
+        expect(page.locator("#collection")).to_contain_text("photos")
+        page.locator(f'#some a:has(img[alt$="{LEFT}"])').click()
+        page.wait_for_selector(".entity")
+        page.keyboard.press("1")
+        expect(page.locator(".card").first).to_contain_text(RIGHT)
+        pipeline.run_stages(config, ("build-ngt",), (), refit=True)
+        page.keyboard.press("Escape")
+        page.keyboard.press("1")
+        expect(page.locator(".card").first).to_contain_text(RIGHT)
+    finally:
+        made.stop()
+    page.locator("#sure").fill("0.1")
+    expect(page.locator("#offline")).to_be_visible()
+    expect(page.locator("#told.bad")).to_contain_text("does not answer")
+
+
+def test_odd_photos_fit(open_page: Any, tmp_path: Path) -> None:
+    for name, size in (("панорама 写真.png", (1200, 90)), ("tall.png", (60, 900))):
+        Image.effect_noise(size, 90).convert("RGB").save(tmp_path / name)
+        page = open_page(viewport={"width": 390, "height": 700})
+        show(page, tmp_path / name)
+        shown = page.locator("#photo").bounding_box()
+        assert shown is not None and shown["width"] <= 390 and shown["height"] < 600
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        expect(page.locator("#photo-title")).to_have_text(name)

@@ -1,0 +1,207 @@
+"""The HTTP API, and the page's files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI, Query, Request
+from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+
+import vesearch
+from vesearch.config import Config
+from vesearch.errors import ImageError, StoreMissingError, VesearchError
+from vesearch.system.printable import printable
+from vesearch.web.guard import Guard, Rules, TooLargeError
+from vesearch.web.pictures import SIZES
+from vesearch.web.schema import SearchIn
+from vesearch.web.service import MissingError, Service
+from vesearch.web.turns import BusyError, Turns
+from vesearch.web.zipped import zipped
+
+R = TypeVar("R")
+
+_STATIC = Path(__file__).with_name("static")
+_WAITING = 16  # questions that need a model, before others are told to come back
+_BODY_S = 60.0  # until a body must be there
+_RETRY_S = 2
+_MOST_ZIPPED = 500
+_Size = Annotated[int, Query(description=f"px of the longest side: one of {SIZES}")]
+_Id = Annotated[int, Query(ge=0, lt=2**62)]
+
+_IMAGE_CODES = {"too_large": 413, "unsupported": 415}
+_PathId = Annotated[int, PathParameter(ge=0, lt=2**62)]
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+_ERROR = {
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {"error": {"type": "string"}},
+                "required": ["error"],
+            }
+        }
+    }
+}
+_CODES = (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 503)
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"description": "an error, in one line", **_ERROR} for code in _CODES
+}
+_JPEG = _ERRORS | {200: {"content": {"image/jpeg": {}}}, 304: {"description": "as you have it"}}
+
+
+def create_app(config: Config, rules: Rules) -> Guard:
+    """Return the server's ASGI application."""
+    service = Service(config)
+    models = Turns(1, waiting=_WAITING, name="model")
+    quick = Turns(4, waiting=64, name="store")
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        warming = asyncio.ensure_future(models.run(service.warm))
+        yield
+        warming.cancel()  # where it failed the first photo has told
+        models.close()
+        quick.close()
+
+    app = FastAPI(
+        title="vesearch",
+        version=vesearch.__version__,
+        summary="Find the same dog, cup or coat in a collection of photos.",
+        lifespan=life,
+        docs_url=None,  # those pages load scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+    )
+    _tell_errors(app)
+    _add_photos(app, service, models, quick)
+    _add_questions(app, service, models, quick)
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(_STATIC / "index.html", headers={"cache-control": "no-cache"})
+
+    @app.get("/healthz", tags=["server"])
+    async def healthz() -> dict[str, str]:
+        """Say that the server answers; it does so whatever a model is busy with."""
+        return {"status": "ok"}
+
+    return Guard(app, rules)
+
+
+def _add_photos(app: FastAPI, service: Service, models: Turns, quick: Turns) -> None:
+    @app.post("/api/entities", tags=["photos"], openapi_extra=_BODY, responses=_ERRORS)
+    async def entities(request: Request) -> dict[str, Any]:
+        """Find the entities of a photo, the body as it is; `photo` names it in questions."""
+        async with asyncio.timeout(_BODY_S):
+            data = await request.body()
+        if not data:
+            raise ImageError("the body is empty: it should be a photo")
+        return await models.run(lambda: service.uploaded(data))
+
+    @app.get("/api/uploads/{photo}/entities", tags=["photos"], responses=_ERRORS)
+    async def upload(photo: str) -> dict[str, Any]:
+        """Return the entities of a photo that was uploaded; it is kept for an hour."""
+        return await quick.run(lambda: service.upload(photo))
+
+    @app.get("/api/uploads/{photo}", tags=["photos"], responses=_JPEG)
+    async def upload_picture(photo: str, size: _Size = 1280) -> Response:
+        """Return an uploaded photo as a JPEG."""
+        _check(size)
+        made = await quick.run(lambda: service.upload_picture(photo, size))
+        return Response(made, media_type="image/jpeg", headers={"cache-control": "no-store"})
+
+    @app.get("/api/photos/{image}/entities", tags=["photos"], responses=_ERRORS)
+    async def stored(image: _PathId) -> dict[str, Any]:
+        """Return the entities of a photo of the collection."""
+        return await quick.run(lambda: service.stored(image))
+
+    @app.get("/api/photos/{image}", tags=["photos"], responses=_JPEG)
+    async def picture(request: Request, image: _PathId, size: _Size = 640) -> Response:
+        """Return a photo of the collection as a JPEG, by its id; never by a path."""
+        _check(size)
+        tag, made = await quick.run(lambda: service.picture(image, size))
+        headers = {"etag": f'"{tag}"', "cache-control": "private, max-age=60"}
+        if f'"{tag}"' in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(made, media_type="image/jpeg", headers=headers)
+
+    @app.get("/api/zip", tags=["photos"], responses=_ERRORS)
+    async def zip_of(images: Annotated[list[_Id], Query(max_length=_MOST_ZIPPED)]) -> Response:
+        """Return photos of the collection in one ZIP file."""
+        there = await quick.run(lambda: [service.place_of(image)[1] for image in images])
+        headers = {"content-disposition": 'attachment; filename="photos.zip"'}
+        return StreamingResponse(zipped(there), media_type="application/zip", headers=headers)
+
+
+def _add_questions(app: FastAPI, service: Service, models: Turns, quick: Turns) -> None:
+    @app.post("/api/search", tags=["questions"], responses=_ERRORS)
+    async def search(asked: SearchIn) -> dict[str, Any]:
+        """Find what is most similar to some entities, and unlike others."""
+        turns = models if service.needs_models(asked) else quick
+        return await turns.run(lambda: service.answer(asked))
+
+    @app.get("/api/status", tags=["collection"], responses=_ERRORS)
+    async def status() -> dict[str, Any]:
+        """Return what the collection holds, how far it is, and what was skipped."""
+        return await quick.run(service.status)
+
+    @app.get("/api/browse", tags=["collection"], responses=_ERRORS)
+    async def browse(
+        count: Annotated[int, Query(ge=1, le=60)] = 24,
+        seed: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    ) -> list[dict[str, Any]]:
+        """Return some photos of the collection; another seed, others."""
+        return await quick.run(lambda: service.some(count, seed))
+
+
+def _check(size: int) -> None:
+    if size not in SIZES:
+        raise VesearchError(f"size is one of {', '.join(map(str, SIZES))}")
+
+
+def _tell_errors(app: FastAPI) -> None:
+    """Answer every error in one line of JSON."""
+
+    def told(status: int, error: str, **headers: str) -> JSONResponse:
+        return JSONResponse({"error": error}, status, headers)
+
+    def on(kind: type[Exception], answer: Callable[[Exception], JSONResponse]) -> None:
+        async def handler(_: Request, err: Exception) -> JSONResponse:
+            return answer(err)
+
+        app.add_exception_handler(kind, handler)
+
+    on(VesearchError, lambda err: told(422, printable(str(err))))
+    on(ImageError, lambda err: told(_IMAGE_CODES.get(_status(err), 422), printable(str(err))))
+    on(MissingError, lambda err: told(404, printable(str(err))))
+    on(StoreMissingError, lambda err: told(503, printable(str(err))))
+    on(TooLargeError, lambda err: told(413, "the body is larger than a photo may be"))
+    on(TimeoutError, lambda err: told(408, "the body did not arrive in time"))
+    busy = {"retry-after": str(_RETRY_S)}
+    on(BusyError, lambda err: told(429, "many are asking just now: try again", **busy))
+    on(RequestValidationError, lambda err: told(422, _first_fault(err)))
+
+
+def _status(err: Exception) -> str:
+    return getattr(err, "status", "unreadable")
+
+
+def _first_fault(err: Exception) -> str:
+    faults = err.errors() if isinstance(err, RequestValidationError) else []
+    if not faults:
+        return "the request is not as it should be"
+    place = ".".join(str(part) for part in faults[0]["loc"])
+    return printable(f"{place}: {faults[0]['msg']}")

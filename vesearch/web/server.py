@@ -1,0 +1,85 @@
+"""Run the server: where it listens, who may ask, and how it ends."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+
+from vesearch.config import Config
+from vesearch.errors import ArgumentError, VesearchError
+from vesearch.networks import devices
+from vesearch.web.app import create_app
+from vesearch.web.guard import Rules, new_token
+
+_LEAST_TOKEN = 8  # characters
+_MOST_BYTES = 100_000_000  # of an upload: it is in memory
+_HEADERS_S = 20  # a connection that says nothing is closed
+
+
+def serve(config: Config, *, host: str, port: int, names: Sequence[str], token: str | None) -> None:
+    """Listen until interrupted; says where on stderr.
+
+    names: by which others call the server. Raises ArgumentError, and VesearchError where it cannot
+    listen.
+    """
+    devices.validate(config.run.device)
+    is_open = bool(names) or not is_local(host)
+    if token is not None and len(token) < _LEAST_TOKEN:
+        raise ArgumentError(f"--token must have at least {_LEAST_TOKEN} characters")
+    token = token or (new_token() if is_open else None)
+    # with a token a name that leads here gains nobody anything: its cookie is not ours
+    allowed = tuple(name.lower() for name in names) or (() if is_local(host) else ("*",))
+    rules = Rules(token, allowed, min(config.images.max_bytes, _MOST_BYTES))
+    listening = _listening(host, port)
+    port = listening.getsockname()[1]
+    _say(host, port, token)
+    options = uvicorn.Config(
+        create_app(config, rules),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_HEADERS_S,
+        timeout_graceful_shutdown=5,
+        limit_concurrency=500,
+    )
+    uvicorn.Server(options).run(sockets=[listening])
+
+
+def is_local(host: str) -> bool:
+    """Tell whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        made.listen(128)
+    except OSError as err:
+        raise VesearchError(f"cannot listen on {host}, port {port}: {err.strerror or err}") from err
+    return made
+
+
+def _say(host: str, port: int, token: str | None) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    query = f"/?token={token}" if token else "/"
+    print(f"the page: http://{shown}:{port}{query}", file=sys.stderr)
+    if is_local(host):
+        name = socket.gethostname()
+        print(
+            f"from another machine: ssh -N -L {port}:localhost:{port} {name}"
+            f"   and then http://localhost:{port}{query}",
+            file=sys.stderr,
+        )
+    print("Ctrl-C ends it", file=sys.stderr, flush=True)

@@ -1,0 +1,245 @@
+"""What the page asks of a collection: photos, entities and answers, as JSON can have them."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vesearch.care.status import status_of
+from vesearch.confidence import percent, word_for
+from vesearch.config import Config
+from vesearch.errors import ImageError, StoreMissingError, VesearchError
+from vesearch.job import Job
+from vesearch.question import Answer, Example, Seen, Stored
+from vesearch.records import Match, Part
+from vesearch.search import Searcher
+from vesearch.store.catalog import Catalog
+from vesearch.store.rows import RANKS
+from vesearch.web.outlines import outlines_of
+from vesearch.web.pictures import Pictures, jpeg_of
+from vesearch.web.schema import ExampleIn, SearchIn
+from vesearch.web.uploads import Uploads
+
+_SHOWN_SKIPPED = 200
+
+
+class MissingError(VesearchError):
+    """There is no such photo, or not any more."""
+
+
+class Service:
+    """A collection, the photos that were uploaded, and pictures of those that it has."""
+
+    def __init__(self, config: Config) -> None:
+        self.searcher = Searcher(config)
+        self.uploads = Uploads()
+        self.pictures = Pictures(self.searcher.job.decoders)
+
+    def warm(self) -> None:
+        """Load the models, so that the first photo does not wait for them."""
+        grey = Image.new("RGB", (64, 64), (127, 127, 127))
+        buffer = io.BytesIO()
+        grey.save(buffer, "PNG")
+        self.searcher.look(buffer.getvalue())
+
+    # --- photos -------------------------------------------------------------------------------
+
+    def uploaded(self, data: bytes) -> dict[str, Any]:
+        """Return the entities of a photo, and the name by which questions are about it."""
+        seen = self.searcher.look(data).seen
+        return _seen(seen) | {"photo": self.uploads.add(seen)}
+
+    def upload(self, name: str) -> dict[str, Any]:
+        """Return the same of a photo that was uploaded before. Raises MissingError."""
+        return _seen(self._upload(name)) | {"photo": name}
+
+    def upload_picture(self, name: str, size: int) -> bytes:
+        """Return an uploaded photo as a JPEG. Raises MissingError."""
+        seen = self._upload(name)
+        frame = seen.frame or self.searcher.job.decoders.decode(seen.data or b"")
+        return jpeg_of(frame.pixels, size)
+
+    def stored(self, image_id: int) -> dict[str, Any]:
+        """Return the entities of a photo of the collection. Raises MissingError."""
+        return _seen(self._stored(image_id)) | {"photo": None}
+
+    def picture(self, image_id: int, size: int) -> tuple[str, bytes]:
+        """Return a photo of the collection as a JPEG, and what tells it from others.
+
+        Raises MissingError where it is not there any more, or is another one by now.
+        """
+        digest, path = self.place_of(image_id)
+        try:
+            return f"{digest}-{size}", self.pictures.of(path, digest, size)
+        except ImageError as err:
+            raise MissingError(f"this photo is not there any more: {err}") from err
+
+    def place_of(self, image_id: int) -> tuple[str, Path]:
+        """Return a photo's digest and path. Raises MissingError as picture does."""
+        found = self.searcher.place_of(image_id)
+        if found is None:
+            raise MissingError(f"there is no photo {image_id}, or it is another one by now")
+        return found
+
+    def _upload(self, name: str) -> Seen:
+        seen = self.uploads.get(name)
+        if seen is None:
+            raise MissingError("this photo was given up: show it again")
+        return seen
+
+    def _stored(self, image_id: int) -> Seen:
+        try:
+            return self.searcher.look(Stored(image_id * RANKS)).seen
+        except StoreMissingError:
+            raise
+        except VesearchError as err:
+            raise MissingError(f"there is no photo {image_id}") from err
+
+    # --- questions ----------------------------------------------------------------------------
+
+    def needs_models(self, asked: SearchIn) -> bool:
+        """Tell whether a question needs more than the store has."""
+        examples = [*asked.positives, *asked.negatives]
+        return asked.explain or any(e.photo or e.box or e.point or e.whole for e in examples)
+
+    def answer(self, asked: SearchIn) -> dict[str, Any]:
+        """Return what a question finds."""
+        seen: dict[tuple[str | None, int | None], Seen] = {}
+        positives = tuple(self._example(example, seen) for example in asked.positives)
+        negatives = tuple(self._example(example, seen) for example in asked.negatives)
+        return _answer(self.searcher.answer(asked.question(positives, negatives)))
+
+    def _example(
+        self, asked: ExampleIn, seen: dict[tuple[str | None, int | None], Seen]
+    ) -> Example:
+        """Return an example; seen: the photos of the question, each looked at once."""
+        if asked.entity_id is not None:
+            return asked.example(None)
+        key = asked.photo, asked.image
+        if key not in seen:
+            is_upload = asked.photo is not None
+            seen[key] = (
+                self._upload(asked.photo or "") if is_upload else self._stored(asked.image or 0)
+            )
+        return asked.example(seen[key])
+
+    # --- the collection -----------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Return what `vesearch status --json` says, of skipped files the first."""
+        found = asdict(status_of(Job(self.searcher.job.config)))
+        skipped = found["skipped"]
+        return found | {"skipped": skipped[:_SHOWN_SKIPPED], "skipped_count": len(skipped)}
+
+    def some(self, count: int, seed: int) -> list[dict[str, Any]]:
+        """Return photos of the collection, drawn by the seed."""
+        catalog = Catalog.of(self.searcher.job.store)
+        shards = [shard for shard in catalog.shards() if catalog.lives_in(shard)]
+        random.Random(seed).shuffle(shards)
+        images: list[int] = []
+        for shard in shards:
+            if len(images) >= 4 * count:
+                break
+            images += catalog.live_images(shard).tolist()
+        random.Random(seed).shuffle(images)
+        found = []
+        for image_id in images:
+            image = catalog.image(image_id)
+            if image is None or image.entities is None:
+                continue
+            paths = catalog.paths_of(image_id)
+            shot = image.shot
+            about = {"image": image_id, "width": shot.width, "height": shot.height}
+            found.append(about | {"path": _text(paths[0]) if paths else ""})
+            if len(found) == count:
+                break
+        return found
+
+
+def _seen(seen: Seen) -> dict[str, Any]:
+    """Return a photo and its entities."""
+    entities, size_hw = seen.entities, (seen.height, seen.width)
+    rows = range(len(entities))
+    return {
+        "image": seen.image_id,
+        "path": seen.name,
+        "width": seen.width,
+        "height": seen.height,
+        "stale": seen.stale,
+        "at_limit": seen.at_limit,
+        "entities": [
+            {
+                "entity": row + 1,
+                "box": _rounded(entities.boxes_xyxy[row].tolist()),
+                "peak": _rounded(entities.peaks_xy[row].tolist()),
+                "area": round(float(entities.areas[row]), 1),
+                "score": round(float(entities.scores[row]), 4),
+                "label": entities.labels[row],
+                "stuff": bool(entities.is_stuff[row]),
+                "outlines": outlines_of(entities.masks[row], entities.mask_size_hw, size_hw),
+            }
+            for row in rows
+        ],
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    return {
+        "selected": answer.selected,
+        "query": _seen(answer.seen),
+        "matches": [_match(match) for match in answer.matches],
+        "left_out": answer.left_out,
+        "timings_ms": {name: round(ms, 2) for name, ms in answer.timings_ms.items()},
+    }
+
+
+def _match(match: Match) -> dict[str, Any]:
+    height, width = match.size_hw
+    return {
+        "rank": match.rank,
+        "image": match.entity_id // RANKS,
+        "entity": match.entity_id % RANKS + 1,
+        "path": match.image,
+        "also_at": list(match.also_at),
+        "alike": list(match.alike),
+        "stale": match.stale,
+        "taken": match.taken,
+        "width": width,
+        "height": height,
+        "percentile": match.percentile,
+        **_part(match, match.size_hw),
+        "parts": [_part(part, match.size_hw) for part in match.parts],
+        "spots": [
+            {"letter": s.letter, "at": _rounded(s.xy), "query_at": _rounded(s.query_xy)}
+            for s in match.spots
+        ],
+    }
+
+
+def _part(part: Match | Part, size_hw: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "entity_id": part.entity_id,
+        "box": _rounded(part.box_xyxy),
+        "peak": _rounded(part.peak_xy),
+        "outlines": outlines_of(part.mask, part.mask_size_hw, size_hw),
+        "similarity": round(part.similarity, 4),
+        "confidence": round(part.confidence, 4),
+        "percent": percent(part.confidence),
+        "word": word_for(part.confidence),
+    }
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(float(value), 1) for value in values]
+
+
+def _text(path: bytes) -> str:
+    """Return a path as JSON can have it: what is no UTF-8 is shown as such."""
+    return os.fsencode(os.fsdecode(path)).decode("utf-8", "replace")

@@ -1,0 +1,42 @@
+"""Run slow work in threads of its own, in turns, so that the server always answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+R = TypeVar("R")
+
+
+class BusyError(Exception):
+    """Too many wait already."""
+
+
+class Turns:
+    """Threads, and how many may wait for them."""
+
+    def __init__(self, threads: int, *, waiting: int, name: str) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._most = threads + waiting
+        self._inside = 0  # of the event loop's thread alone
+
+    async def run(self, work: Callable[[], R]) -> R:
+        """Return what work returns, once it is its turn. Raises BusyError where too many wait."""
+        if self._inside >= self._most:
+            raise BusyError
+        self._inside += 1
+        running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        # a request that is given up does not end its work, whose place is taken until it is done
+        running.add_done_callback(self._left)
+        return await asyncio.shield(running)
+
+    def _left(self, done: asyncio.Future[R]) -> None:
+        self._inside -= 1
+        if not done.cancelled():
+            done.exception()  # somebody has given up the request: it is told to nobody
+
+    def close(self) -> None:
+        """Let no more work begin."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,51 @@
+"""Send photos as one ZIP file, without ever holding more than a piece of one."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+_PIECE = 1 << 18
+
+
+class _Pipe:
+    """Takes what is written, until it is read; it cannot be sought in."""
+
+    def __init__(self) -> None:
+        self._written = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._written += data
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing: what is written is there."""
+
+    def close(self) -> None:
+        """Do nothing: what is left can still be read."""
+
+    def read(self) -> bytes:
+        """Return what was written since."""
+        data, self._written = bytes(self._written), bytearray()
+        return data
+
+
+def zipped(photos: Iterable[Path]) -> Iterator[bytes]:
+    """Yield a ZIP file of photos, stored as they are, as 01-dog.jpg; those that are gone are not.
+
+    Streamed: sizes and checksums follow each file (APPNOTE 4.3.9).
+    """
+    pipe = _Pipe()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as made:
+        for number, photo in enumerate(photos, 1):
+            try:
+                source = photo.open("rb")
+            except OSError:
+                continue
+            name = f"{number:02}-{photo.name}".encode("utf-8", "replace").decode()
+            with source, made.open(zipfile.ZipInfo(name), "w", force_zip64=True) as target:
+                while piece := source.read(_PIECE):
+                    target.write(piece)
+                    yield pipe.read()
+    yield pipe.read()
