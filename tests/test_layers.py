@@ -40,6 +40,7 @@ MAY = {
     "pipeline": {"networks", "registry", "stages", "work", *_JOB},
     "alike": {"store", *_BASE},
     "search": {"alike", "describe", "photos", "projection", "question", *_JOB},
+    "groups": {"alike", "confidence", "drawing", "indexes", "job", "photos", "store", *_BASE},
     "care": {"projection", "stages", "job", "store", *_BASE},
     "export": {"masks", "registry", "job", "store", *_BASE},
     "evaluation": {
@@ -55,7 +56,17 @@ MAY = {
     | _BASE,
     "training": {"checkpoints", "describe", "detectors", "embedders", "evaluation", "masks"}
     | {"networks", "photos", "projection", "config", "job", "store", *_BASE},
-    "collection": {"care", "drawing", "export", "pipeline", "question", "search", "stages"}
+    "collection": {
+        "care",
+        "confidence",
+        "drawing",
+        "export",
+        "groups",
+        "pipeline",
+        "question",
+        "search",
+        "stages",
+    }
     | {"training", *_JOB},
     "models": {"config", "detectors", "embedders", "indexes", *_MODELS, *_BASE},
 }
@@ -91,6 +102,8 @@ OWNERS = {
         "detectors/batching.py",
         "embedders/timm.py",
         "evaluation/sheet.py",
+        "groups/sheet.py",
+        "groups/shown.py",
     },
 }
 
