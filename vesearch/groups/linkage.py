@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
+from numpy.typing import NDArray
 
 from vesearch.records import Float32, Int64
+
+Int32 = NDArray[np.int32]  # of rows: half of what their ids take
+_BLOCK = 65_536  # pairs that are looked at as Python's own numbers, at a time
 
 
 class Forest:
@@ -37,10 +39,11 @@ class Forest:
         return [items for items in members.values() if len(items) > 1]
 
 
-def linked(pairs: Int64, similarities: Float32, vectors: Float32, least: float) -> list[list[int]]:
+def linked(pairs: Int32, similarities: Float32, vectors: Float32, least: float) -> list[list[int]]:
     """Return the groups that pairs make, each sorted, where no chain glues two of them.
 
-    pairs: (p, 2) rows of the (n, d) unit vectors; similarities: (p,) their cosines.
+    pairs: (p, 2) rows of the (n, d) unit vectors, some maybe twice; similarities: (p,) their
+    cosines.
 
     The most similar pairs come first; two groups become one where the mean cosine of one's members
     to the other's is at least so much: average linkage (Sokal & Michener 1958), tried at each pair
@@ -48,17 +51,19 @@ def linked(pairs: Int64, similarities: Float32, vectors: Float32, least: float) 
     """
     forest, sums = Forest(len(vectors)), vectors.astype(np.float64)
     counts = np.ones(len(vectors))
-    for one, other in pairs[_falling(pairs, similarities)].tolist():
-        a, b = forest.root(one), forest.root(other)
-        # the mean of all products of two groups is the product of their means
-        if a == b or sums[a] @ sums[b] < least * counts[a] * counts[b]:
-            continue
-        root = forest.join(a, b)
-        sums[root], counts[root] = sums[a] + sums[b], counts[a] + counts[b]
+    order = _falling(pairs, similarities)
+    for start in range(0, len(order), _BLOCK):
+        for one, other in pairs[order[start : start + _BLOCK]].tolist():
+            a, b = forest.root(one), forest.root(other)
+            # the mean of all products of two groups is the product of their means
+            if a == b or sums[a] @ sums[b] < least * counts[a] * counts[b]:
+                continue
+            root = forest.join(a, b)
+            sums[root], counts[root] = sums[a] + sums[b], counts[a] + counts[b]
     return forest.groups()
 
 
-def _falling(pairs: Int64, similarities: Float32) -> Int64:
+def _falling(pairs: Int32, similarities: Float32) -> Int64:
     """Return the order of pairs, the most similar first, of equal ones that of lower rows."""
     return np.lexsort((pairs[:, 1], pairs[:, 0], -similarities))
 
@@ -66,12 +71,3 @@ def _falling(pairs: Int64, similarities: Float32) -> Int64:
 def medoid(vectors: Float32) -> int:
     """Return which of (n, d) unit vectors is most similar to all of them, the first of equals."""
     return int(np.argmax((vectors @ vectors.sum(axis=0)).round(6)))
-
-
-def each_once(pairs: Iterable[tuple[Int64, Int64, Float32]]) -> tuple[Int64, Float32]:
-    """Return (p, 2) pairs, each once and the lower first, and their (p,) similarities."""
-    parts = [(np.sort(np.stack(pair[:2], axis=1), axis=1), pair[2]) for pair in pairs]
-    both = np.concatenate([np.zeros((0, 2), np.int64), *(part[0] for part in parts)])
-    similarities = np.concatenate([np.zeros(0, np.float32), *(part[1] for part in parts)])
-    found, first = np.unique(both, axis=0, return_index=True)
-    return found, similarities[first]

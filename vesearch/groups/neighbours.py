@@ -12,13 +12,14 @@ from vesearch.records import Float32, Int64
 BLOCK = 2048  # entities asked for at a time
 _MORE = 4  # times as many are asked for
 
+Pairs = tuple[Int64, Int64, Float32]  # (p,) ids asked for, (p,) found, (p,) cosines
 Told = Callable[[int], None]  # how many more are done
 
 
 def neighbours(
     index: Index, ids: Int64, k: int, *, least: float, told: Told, most: int = 0
-) -> Iterator[tuple[Int64, Int64, Float32]]:
-    """Yield pairs of entities at least so similar: (p,) ids asked for, (p,) found, (p,) cosines.
+) -> Iterator[Pairs]:
+    """Yield pairs of entities that are at least so similar; many from both sides.
 
     Each of the (n,) ids is asked for, for its k nearest; and for ever more, up to most, where all
     of these are so similar. One that the index does not have finds nothing.
@@ -33,7 +34,7 @@ def neighbours(
 
 def _pairs(
     index: Index, ids: Int64, vectors: Float32, between: tuple[int, int], least: float
-) -> Iterator[tuple[Int64, Int64, Float32]]:
+) -> Iterator[Pairs]:
     k, most = between[0], min(between[1], len(index))
     while len(ids):
         found, similarities = index.search(vectors, k)

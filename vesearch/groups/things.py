@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vesearch.groups.columns import Columns
-from vesearch.groups.linkage import each_once, linked, medoid
-from vesearch.groups.neighbours import Told, neighbours
+from vesearch.groups.linkage import Int32, linked, medoid
+from vesearch.groups.neighbours import Pairs, Told, neighbours
 from vesearch.groups.places import lies_with
 from vesearch.records import Bool, Float32, Int64
 from vesearch.store.builds import Opened
 from vesearch.store.rows import RANKS
 
-_NEAREST, _MOST = 24, 400  # that are asked for, and where all of them are the same
+_NEAREST, _MOST = 24, 96  # that are asked for, and where all of them are the same
 # Confidence that a group's members have of each other on the average, whatever a pair must have:
 # so much recall for hardly a wrong pair (benchmarks/groups.py), and still no chain of many links.
 _TOGETHER = 0.7
@@ -60,25 +60,34 @@ def same_things(
     does what lies in or around a more frequent thing in all of its photos: a dog's head, beside the
     dog.
 
-    It costs a search for each entity that counts, and where all it finds are the same thing up to
-    two more; the vectors of what has a pair are in memory.
+    It costs a search for each entity that counts, and another where all it finds are the same
+    thing. In memory are the pairs, and the vectors of what is in any.
     """
     counts = wanted(columns, images)
     least = least_similarity(build, least_confidence)
-    asked = columns.ids[counts]
-    found = neighbours(build.index, asked, _NEAREST, least=least, told=told, most=_MOST)
-    pairs, similarities = each_once(found)
-    rows = columns.rows_of(pairs)
-    good = (rows >= 0).all(axis=1) & counts[rows].all(axis=1)
-    good &= pairs[:, 0] // RANKS != pairs[:, 1] // RANKS
-    used, places = np.unique(pairs[good], return_inverse=True)
-    vectors = build.index.vectors(used)
+    found = neighbours(
+        build.index, columns.ids[counts], _NEAREST, least=least, told=told, most=_MOST
+    )
+    pairs, similarities = _pairs(found, columns, counts)
+    used, places = np.unique(pairs, return_inverse=True)
+    vectors = build.index.vectors(columns.ids[used])
     together = least_similarity(build, min(_TOGETHER, least_confidence))
-    groups = linked(places.reshape(-1, 2), similarities[good], vectors, together)
-    things = [_thing(used[group], vectors[group]) for group in groups]
+    groups = linked(places.reshape(-1, 2).astype(np.int32), similarities, vectors, together)
+    things = [_thing(columns.ids[used[group]], vectors[group]) for group in groups]
     shares = {id(t): float(columns.shares[columns.rows_of(t.ids)].sum()) for t in things}
     things.sort(key=lambda thing: (-len(thing), -shares[id(thing)], int(thing.ids[0])))
     return _wholes([thing for thing in things if len(thing) > 1], columns)
+
+
+def _pairs(found: Iterable[Pairs], columns: Columns, counts: Bool) -> tuple[Int32, Float32]:
+    """Return those of entities that count, of two photos: (p, 2) rows, the lower first."""
+    pairs, similarities = [np.zeros((0, 2), np.int32)], [np.zeros(0, np.float32)]
+    for asked, other, cosines in found:
+        rows = np.sort(columns.rows_of(np.stack([asked, other], axis=1)), axis=1)
+        good = (rows[:, 0] >= 0) & counts[rows].all(axis=1) & (asked // RANKS != other // RANKS)
+        pairs.append(rows[good].astype(np.int32))
+        similarities.append(cosines[good])
+    return np.concatenate(pairs), np.concatenate(similarities)
 
 
 def _thing(ids: Int64, vectors: Float32) -> Thing:
