@@ -18,9 +18,11 @@ from tests.test_report import Page
 from vesearch import Collection, VesearchError
 from vesearch.cli.main import main
 from vesearch.config import Config
+from vesearch.errors import ArgumentError
 from vesearch.groups.records import Group
 from vesearch.job import Job
 from vesearch.photos.ours import is_ours
+from vesearch.store.shards import Store
 
 _MODEL, _EXIF_IFD, _TAKEN = 0x0110, 0x8769, 0x9003  # DateTimeOriginal, in the IFD
 
@@ -131,6 +133,34 @@ def test_kinds_and_top(known: Collection) -> None:
     found = known.similar(kinds=("copies",), top=1)
     assert len(found.groups) == 1 and len(names(found.groups[0])) == 3 and found.left_out == 1
     assert len(everything) >= 1
+
+
+def test_an_unknown_kind_is_told(known: Collection) -> None:
+    with pytest.raises(ArgumentError, match="no kind of groups 'burts'; did you mean 'burst'"):
+        known.similar(kinds=("burts",))  # type: ignore[arg-type]
+
+
+def test_a_time_lapse_is_one_group_and_no_table_is_opened(
+    colours: None,  # noqa: F811
+    config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 40 frames each is asked for twelve; groups are told from catalogue and index alone."""
+    (tmp_path / "photos").mkdir()
+    for frame in range(40):
+        save(tmp_path / "photos" / f"lapse_{frame:02}.png", grid(0) + noise(frame))
+    for seed in range(10, 16):
+        draw(tmp_path / "photos" / f"other_{seed}.png", seed)
+    collection = Collection.of(config)
+    collection.ingest(tmp_path / "photos", index=True)
+
+    def refused(*_: object) -> None:
+        raise AssertionError("a table is read")
+
+    monkeypatch.setattr(Store, "read", refused)
+    assert [len(group.members) for group in collection.similar().groups] == [40]
+    assert collection.browse().things == ()
 
 
 def test_a_photo_that_was_removed_is_in_no_group(known: Collection, photos: Path) -> None:

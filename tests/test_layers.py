@@ -40,7 +40,8 @@ MAY = {
     "pipeline": {"networks", "registry", "stages", "work", *_JOB},
     "alike": {"store", *_BASE},
     "search": {"alike", "describe", "photos", "projection", "question", *_JOB},
-    "groups": {"alike", "confidence", "drawing", "indexes", "job", "photos", "store", *_BASE},
+    "groups": {"alike", "confidence", "drawing", "indexes", "job", "photos", "registry", "store"}
+    | _BASE,
     "care": {"projection", "stages", "job", "store", *_BASE},
     "export": {"masks", "registry", "job", "store", *_BASE},
     "evaluation": {

@@ -186,4 +186,5 @@ def browsed_text(found: Browsed) -> str:
         for t in found.things
         if t.best.spot is not None
     ]
-    return table([">thing", ">photos", ">entity id", "/its best picture"], rows)
+    things = table([">thing", ">photos", ">entity id", "/its best picture"], rows)
+    return f"{things}\nnext: vesearch query --id ID"

@@ -18,6 +18,7 @@ from vesearch.groups.members import entity_of, photo_of, photos_of, thing_in
 from vesearch.groups.records import KINDS, Browsed, Frequent, Group, Kind, Member, Similar
 from vesearch.groups.things import same_things, wanted
 from vesearch.job import Job
+from vesearch.registry import did_you_mean
 from vesearch.store.snapshot import Snapshot
 from vesearch.system.progress import bar
 
@@ -33,6 +34,8 @@ def similar_of(
     the same thing one for each entity. Raises ArgumentError, and StoreError where the collection
     cannot be searched.
     """
+    for kind in set(kinds) - set(KINDS):
+        raise ArgumentError(f"no kind of groups {kind!r}{did_you_mean(kind, KINDS)}")
     if not ALIKE <= min_confidence <= 1:
         raise ArgumentError(f"min_confidence must be from {ALIKE} to 1, got {min_confidence}")
     if top is not None and top < 1:
@@ -100,7 +103,7 @@ def _alike(
 ) -> Iterator[tuple[Kind, tuple[Member, ...]]]:
     """Yield near-copies and, where it is asked for, what is the same thing."""
     columns = columns_of(snapshot.catalog)
-    with bar("photos", total=len(leading_rows(columns)), unit="ent") as progress:
+    with bar("copies", total=len(leading_rows(columns)), unit="ent") as progress:
         near = near_copies(snapshot, columns, progress.update)
     for group in near:
         photos = photos_of(snapshot, group)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +22,7 @@ _BLOCK = 1024  # entities compared at a time
 _SPARE = 2  # times as many groups are made as are wanted: some fall away
 _LOOKED_AT = 200  # members of a group that are looked at for near-copies
 _COPY, _SAME_PLACE = 0.95, 0.5  # cosine and IoU of what near-copies show
-_HARDLY_LESS = 0.6
+_ABOUT = 0.6  # of another's photos, and of what lies in it
 _NEARLY = 0.05  # cosine
 _LEAST_PHOTOS = 2
 
@@ -56,13 +55,14 @@ def frequent_things(
     there = vectors.any(axis=1)
     ids, vectors = ids[there], vectors[there]
     least = least_similarity(build, ALIKE)
-    heads, kept = list[int](), list[Int64]()
     shares = columns.shares[columns.rows_of(ids)]
-    for members in _covered(ids // RANKS, shares, _alike(vectors, least), _SPARE * top):
-        own = ids[members]
-        if _is_of_many(columns, own, vectors[members]) and _is_new(columns, own, kept):
-            heads.append(int(members[_best(vectors[members], shares[members])]))
-            kept.append(own)
+    covered = _covered(ids // RANKS, shares, _alike(vectors, least), _SPARE * top)
+    groups = [g for g in covered if _is_of_many(columns, ids[g], vectors[g])]
+    heads = [
+        int(group[_best(vectors[group], shares[group])])
+        for group in groups
+        if not any(_is_part(columns, ids[group], ids[other]) for other in groups)
+    ]
     counted = _counted(build.index, columns, vectors[heads], least)
     clusters = [
         Cluster(int(ids[head]), photos, entities)
@@ -135,13 +135,14 @@ def _is_of_many(columns: Columns, ids: Int64, vectors: Float32) -> bool:
     return len({forest.root(row) for row in range(len(ids))}) > 1
 
 
-def _is_new(columns: Columns, ids: Int64, kept: Sequence[Int64]) -> bool:
-    """Tell whether a group is no part of another that is hardly more frequent: a dog's head."""
-    return not any(
-        len(ids) >= _HARDLY_LESS * len(others)
-        and lies_with(ids, others, columns).mean() >= _HARDLY_LESS
-        for others in kept
-    )
+def _is_part(columns: Columns, ids: Int64, others: Int64) -> bool:
+    """Tell whether a group is a part of another that is about as frequent: a dog's head."""
+    photos = [len(np.unique(group // RANKS)) for group in (ids, others)]
+    if min(photos) < _ABOUT * max(photos):
+        return False
+    shares = [columns.shares[columns.rows_of(group)].mean() for group in (ids, others)]
+    within = lies_with(ids, others, columns).mean() >= _ABOUT
+    return bool(shares[0] < shares[1] and within)
 
 
 def _counted(index: Index, columns: Columns, heads: Float32, least: float) -> list[tuple[int, int]]:
