@@ -14,6 +14,7 @@ from vesearch.groups.frequent import Cluster, frequent_things
 from vesearch.groups.linkage import Forest, linked, medoid
 from vesearch.groups.neighbours import Pairs, neighbours
 from vesearch.groups.places import lies_with, shared
+from vesearch.groups.records import Group, Kind, Similar
 from vesearch.groups.things import least_similarity, same_things
 from vesearch.indexes import Index
 from vesearch.indexes.exact import ExactIndex
@@ -100,6 +101,13 @@ def test_the_medoid_is_most_like_the_others() -> None:
 def test_a_pair_may_stand_twice() -> None:
     pairs = np.array([(0, 1), (0, 1), (1, 2)], np.int32)
     assert linked(pairs, np.array([0.9, 0.9, 0.8], np.float32), at(0, 10, 20), 0.9) == [[0, 1, 2]]
+
+
+def test_no_kind_of_group_crowds_out_another() -> None:
+    kinds: list[Kind] = ["copies"] * 9 + ["burst"] * 2 + ["the same thing"] * 5
+    found = Similar(tuple(Group(i, kind, ()) for i, kind in enumerate(kinds, 1)), 0)
+    assert [group.number for group in found.first(8)] == [1, 2, 3, 10, 11, 12, 13, 14]
+    assert found.first(100) == found.groups and Similar((), 0).first(8) == ()
 
 
 # --- neighbours -----------------------------------------------------------------------------------

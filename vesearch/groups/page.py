@@ -20,8 +20,8 @@ GROUPS, TILES = 100, 8  # that a page shows, and photos of each
 def page_of_similar(similar: Similar, decoders: Decoders, masks: Masks) -> str:
     """Return a page that needs no other file: the groups, with links to the photos."""
     draw = partial(draw_member, decoders=decoders, masks=masks, width=320)
-    parts = []
-    for group in similar.groups[:GROUPS]:
+    shown, parts = similar.first(GROUPS), list[str]()
+    for group in shown:
         items = "".join(
             _item(member, embedded(draw(member, group.number)), _notes(member, is_first=not place))
             for place, member in enumerate(group.members[:TILES])
@@ -29,7 +29,7 @@ def page_of_similar(similar: Similar, decoders: Decoders, masks: Masks) -> str:
         more = len(group.members) - TILES
         after = f"<p>and {more:,} photos more</p>" if more > 0 else ""
         parts.append(f"<h2>{group.number} · {told(group.words())}</h2>\n<ol>{items}</ol>{after}\n")
-    left = len(similar.groups) - GROUPS + similar.left_out
+    left = len(similar.groups) - len(shown) + similar.left_out
     parts += [f"<p>and {left:,} groups more</p>"] if left > 0 else []
     return document("What is alike", "".join(parts) or "<p>Nothing is alike.</p>")
 

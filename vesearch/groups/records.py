@@ -84,6 +84,16 @@ class Similar:
     photos: int
     left_out: int = 0
 
+    def first(self, most: int) -> tuple[Group, ...]:
+        """Return at most so many groups, so that no kind crowds out another."""
+        kinds: dict[Kind, list[Group]] = {}
+        for group in self.groups:
+            kinds.setdefault(group.kind, []).append(group)
+        each = most
+        while sum(len(groups[:each]) for groups in kinds.values()) > most:
+            each -= 1
+        return tuple(group for groups in kinds.values() for group in groups[:each])
+
 
 @dataclass(frozen=True, slots=True)
 class Frequent:

@@ -29,8 +29,9 @@ Masks = Callable[[int], tuple[bytes, tuple[int, int]]]  # of an entity: run leng
 
 
 def draw_similar(similar: Similar, decoders: Decoders, masks: Masks) -> Image.Image:
-    """Return a sheet: a row for each group, of the first groups and of their first photos."""
-    shown, more = similar.groups[:GROUPS], len(similar.groups) - GROUPS + similar.left_out
+    """Return a sheet: a row for each of the first groups, with their first photos."""
+    shown = similar.first(GROUPS)
+    more = len(similar.groups) - len(shown) + similar.left_out
     tiles = [(member, group.number) for group in shown for member in group.members[:TILES]]
     pictures = iter(_drawn(tiles, decoders, masks, _TILE_HW[1]))
     row_height = _HEAD + _TILE_HW[0] + _CAPTION + _BELOW

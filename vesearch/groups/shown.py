@@ -65,7 +65,7 @@ class DrawableSimilar(Similar, _Drawable):
     job: Job
 
     def picture(self) -> Image.Image:
-        """Return a sheet of the first 24 groups, a row each; photos that are gone stay blank."""
+        """Return a sheet of 24 groups at most, a row each; photos that are gone stay blank."""
         from vesearch.groups.sheet import draw_similar
 
         return draw_similar(self, self.job.decoders, _masks(self.job))
