@@ -49,6 +49,8 @@ MAY = {
         "question",
         *_JOB,
     },
+    "groups": {"alike", "confidence", "drawing", "indexes", "job", "photos", "registry", "store"}
+    | _BASE,
     "care": {"projection", "stages", "job", "store", *_BASE},
     "export": {"masks", "registry", "job", "store", *_BASE},
     "evaluation": {
@@ -64,11 +66,21 @@ MAY = {
     | _BASE,
     "training": {"checkpoints", "describe", "detectors", "embedders", "evaluation", "masks"}
     | {"networks", "photos", "projection", "config", "job", "store", *_BASE},
-    "collection": {"care", "drawing", "export", "pipeline", "question", "search", "stages"}
+    "collection": {
+        "care",
+        "confidence",
+        "drawing",
+        "export",
+        "groups",
+        "pipeline",
+        "question",
+        "search",
+        "stages",
+    }
     | {"training", *_JOB},
     "models": {"config", "detectors", "embedders", "indexes", *_MODELS, *_BASE},
 }
-MAY["web"] = {"care", "confidence", "drawing", "masks", "networks", "photos", "question", "search"}
+MAY["web"] = {"care", "confidence", "groups", "masks", "networks", "photos", "question", "search"}
 MAY["web"] |= _JOB
 # nothing imports the command line, and it may import all
 MAY["cli"] = set(MAY)
@@ -106,6 +118,8 @@ OWNERS = {
         "detectors/batching.py",
         "embedders/timm.py",
         "evaluation/sheet.py",
+        "groups/sheet.py",
+        "groups/shown.py",
     },
 }
 

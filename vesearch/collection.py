@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # what loads much is imported by what needs it
     from vesearch.care.repair import Verified
     from vesearch.care.status import Status
     from vesearch.export.collection import Exported
+    from vesearch.groups.records import Kind
+    from vesearch.groups.shown import DrawableBrowsed, DrawableSimilar
     from vesearch.pipeline import Summary
     from vesearch.search import Searcher
     from vesearch.training.embedder import Trained
@@ -224,6 +226,46 @@ class Collection:
     def _drawable(self, answer: Answer) -> DrawableAnswer:
         parts = {field.name: getattr(answer, field.name) for field in fields(Answer)}
         return DrawableAnswer(**parts, job=self._searcher.job)
+
+    def similar(
+        self,
+        *,
+        kinds: Sequence[Kind] | None = None,
+        top: int | None = None,
+        min_confidence: float | None = None,
+    ) -> DrawableSimilar:
+        """Return what is alike in the collection, in groups.
+
+        kinds: some of copies, burst, near-copies and "the same thing" (default: all). top: the
+        largest of each kind (default: all). min_confidence: how likely two entities must be the
+        same thing, 0.5 to 1 (default: that of "the same", 0.85).
+
+        No model runs. It costs up to a search of the index for each entity, and none for copies.
+        Raises VesearchError where the collection cannot be searched.
+        """
+        from vesearch.confidence import SAME
+        from vesearch.groups.finding import similar_of
+        from vesearch.groups.records import KINDS
+        from vesearch.groups.shown import DrawableSimilar
+
+        job, least = Job(self.config), SAME if min_confidence is None else min_confidence
+        wanted = KINDS if kinds is None else tuple(kinds)
+        found = similar_of(job, kinds=wanted, top=top, min_confidence=least)
+        return DrawableSimilar(found.groups, found.photos, found.left_out, job=job)
+
+    def browse(self, *, top: int = 24) -> DrawableBrowsed:
+        """Return the things that most photos of the collection show, at most so many.
+
+        Each comes with one entity, to go on from: query(entity_id=…). No model runs; where there
+        are many entities a sample of them is looked at.
+        Raises VesearchError where the collection cannot be searched.
+        """
+        from vesearch.groups.finding import browsed_of
+        from vesearch.groups.shown import DrawableBrowsed
+
+        job = Job(self.config)
+        found = browsed_of(job, top=top)
+        return DrawableBrowsed(found.things, found.photos, found.entities, found.looked_at, job=job)
 
     def photos_in(self, folder: Name) -> list[Path]:
         """Return the photos below a folder that an ingest of it would take, sorted by folder.

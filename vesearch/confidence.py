@@ -13,7 +13,7 @@ NEAREST = 10  # entities of other photos whose similarity says how crowded it is
 COPY = 0.9  # similarity above which one is a near-copy, and no sign of a crowd
 TYPICAL = 0.48  # crowding of a collection
 _TYPICAL_WEIGHT = 200  # entities that this is worth, beside what a collection's own say
-_SAME, _ALIKE = 0.85, 0.5  # confidence from which a match is told to be that
+SAME, ALIKE = 0.85, 0.5  # confidence from which a match is told to be that
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ def crowding(nearest: Float32, entities: int) -> float:
 
 def word_for(confidence: float) -> str:
     """Return what a match is called."""
-    if confidence >= _SAME:
+    if confidence >= SAME:
         return "the same"
-    return "alike" if confidence >= _ALIKE else "unlike"
+    return "alike" if confidence >= ALIKE else "unlike"
 
 
 def percent(confidence: float) -> int:

@@ -17,6 +17,7 @@ import click
 import vesearch
 from vesearch.cli.collection import compact, export, remove, verify
 from vesearch.cli.evaluate import evaluate
+from vesearch.cli.groups import browse, similar
 from vesearch.cli.models import models
 from vesearch.cli.options import JSON, SKIPPED, Common, with_options
 from vesearch.cli.query import query
@@ -254,7 +255,20 @@ def status(common: Common, as_json: bool) -> None:
     click.echo(report.status_json(state) if as_json else report.status_text(state))
 
 
-for command in (query, serve, remove, compact, verify, export, settings, evaluate, train, models):
+for command in (
+    query,
+    similar,
+    browse,
+    serve,
+    remove,
+    compact,
+    verify,
+    export,
+    settings,
+    evaluate,
+    train,
+    models,
+):
     main.add_command(command)
 
 

@@ -66,6 +66,7 @@ def create_app(config: Config, rules: Rules) -> Guard:
     service = Service(config)
     models = Turns(1, waiting=_WAITING, name="model")
     quick = Turns(4, waiting=64, name="store")
+    slow = Turns(1, waiting=16, name="groups")
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -74,6 +75,7 @@ def create_app(config: Config, rules: Rules) -> Guard:
         warming.cancel()  # where it failed the first photo has told
         models.close()
         quick.close()
+        slow.close()
 
     app = FastAPI(
         title="vesearch",
@@ -87,6 +89,7 @@ def create_app(config: Config, rules: Rules) -> Guard:
     _tell_errors(app)
     _add_photos(app, service, models, quick)
     _add_questions(app, service, models, quick)
+    _add_collection(app, service, quick, slow)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
 
     @app.get("/", include_in_schema=False)
@@ -153,6 +156,8 @@ def _add_questions(app: FastAPI, service: Service, models: Turns, quick: Turns) 
         turns = models if service.needs_models(asked) else quick
         return await turns.run(lambda: service.answer(asked))
 
+
+def _add_collection(app: FastAPI, service: Service, quick: Turns, slow: Turns) -> None:
     @app.get("/api/status", tags=["collection"], responses=_ERRORS)
     async def status() -> dict[str, Any]:
         """Return what the collection holds, how far it is, and what was skipped."""
@@ -165,6 +170,11 @@ def _add_questions(app: FastAPI, service: Service, models: Turns, quick: Turns) 
     ) -> list[dict[str, Any]]:
         """Return some photos of the collection; another seed, others."""
         return await quick.run(lambda: service.some(count, seed))
+
+    @app.get("/api/groups", tags=["collection"], responses=_ERRORS)
+    async def groups(top: Annotated[int, Query(ge=1, le=60)] = 12) -> list[dict[str, Any]]:
+        """Return the things that most photos show, each by one picture."""
+        return await slow.run(lambda: service.frequent(top))
 
 
 def _check(size: int) -> None:

@@ -16,12 +16,15 @@ from vesearch.care.status import status_of
 from vesearch.confidence import percent, word_for
 from vesearch.config import Config
 from vesearch.errors import ImageError, StoreMissingError, VesearchError
+from vesearch.groups.finding import browsed_of, opened
+from vesearch.groups.records import Frequent
 from vesearch.job import Job
 from vesearch.question import Answer, Example, Seen, Stored
 from vesearch.records import Match, Part
 from vesearch.search import Searcher
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import RANKS
+from vesearch.store.snapshot import Snapshot, State
 from vesearch.web.outlines import outlines_of
 from vesearch.web.pictures import Pictures, jpeg_of
 from vesearch.web.schema import ExampleIn, SearchIn
@@ -41,6 +44,7 @@ class Service:
         self.searcher = Searcher(config)
         self.uploads = Uploads()
         self.pictures = Pictures(self.searcher.job.decoders)
+        self._frequent: tuple[State, int, list[dict[str, Any]]] | None = None
 
     def warm(self) -> None:
         """Load the models, so that the first photo does not wait for them."""
@@ -138,6 +142,19 @@ class Service:
         skipped = found["skipped"]
         return found | {"skipped": skipped[:_SHOWN_SKIPPED], "skipped_count": len(skipped)}
 
+    def frequent(self, top: int) -> list[dict[str, Any]]:
+        """Return the things that most photos show; kept until the collection changes.
+
+        Raises StoreMissingError where there is no index.
+        """
+        job = Job(self.searcher.job.config)
+        state = State.of(job.store)
+        if self._frequent is None or self._frequent[:2] != (state, top):
+            snapshot = opened(job)
+            found = [_thing(thing, snapshot) for thing in browsed_of(job, top=top).things]
+            self._frequent = state, top, found
+        return self._frequent[2]
+
     def some(self, count: int, seed: int) -> list[dict[str, Any]]:
         """Return photos of the collection, drawn by the seed."""
         catalog = Catalog.of(self.searcher.job.store)
@@ -161,6 +178,27 @@ class Service:
             if len(found) == count:
                 break
         return found
+
+
+def _thing(thing: Frequent, snapshot: Snapshot) -> dict[str, Any]:
+    """Return a frequent thing, by its best picture, with what a match has to be drawn."""
+    best = thing.best
+    assert best.spot is not None
+    width, height = best.size_wh
+    mask, mask_size_hw = snapshot.mask_of(best.spot.entity_id)
+    return {
+        "number": thing.number,
+        "photos": thing.photos,
+        "entity_id": best.spot.entity_id,
+        "image": best.spot.entity_id // RANKS,
+        "entity": best.spot.entity_id % RANKS + 1,
+        "path": best.image,
+        "width": width,
+        "height": height,
+        "box": _rounded(best.spot.box_xyxy),
+        "peak": _rounded(best.spot.peak_xy),
+        "outlines": outlines_of(mask, mask_size_hw, (height, width)),
+    }
 
 
 def _seen(seen: Seen) -> dict[str, Any]:

@@ -35,6 +35,7 @@ async function asked(address, options = {}) {
 export const api = {
   status: () => asked("/api/status"),
   some: (seed) => asked(`/api/browse?count=24&seed=${seed}`),
+  groups: () => asked("/api/groups?top=12"),
   stored: (image, signal) => asked(`/api/photos/${image}/entities`, { signal }),
   upload: (name, signal) => asked(`/api/uploads/${encodeURIComponent(name)}/entities`, { signal }),
   entities: (file, signal) => asked("/api/entities", {

@@ -383,6 +383,7 @@ async function showStart() {
     busy = Boolean(found.writer);
     $("collection").replaceChildren(...about(found));
     if (!$("some").children.length && found.images) await showSome();
+    if (!$("groups").children.length && found.index) await showGroups();
   } catch (fault) {
     $("collection").replaceChildren(html("p", { class: "lead", text: `${fault.message}` }));
   }
@@ -410,6 +411,22 @@ function about(found) {
     made.push(html("details", {}, html("summary", { text: "What was skipped, and why" }), list));
   }
   return made;
+}
+
+async function showGroups() {
+  const found = await api.groups();
+  $("groups").replaceChildren(...found.map((one) => {
+    const told = `${one.photos} photos`;
+    const address = addressOf({ image: String(one.image), e: one.entity });
+    const link = html("a", { href: address }, tile({ ...one, parts: [], spots: [] }), html("span", { class: "count", text: told }), html("span", { class: "hidden", text: `show what is like this, in ${nameOf(one.path)}` }));
+    link.addEventListener("click", (event) => {
+      if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+      event.preventDefault();
+      go({ image: String(one.image), photo: null, e: one.entity, sure: ALIKE });
+    });
+    return html("li", {}, link);
+  }));
+  $("groups-title").hidden = !found.length;
 }
 
 async function showSome() {
