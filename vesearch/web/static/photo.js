@@ -58,6 +58,7 @@ export class Photo {
     this.layer.replaceChildren();
     const picked = this.chosen?.e ? this.entities[this.chosen.e - 1] : null;
     const box = this.chosen?.box;
+    this.svg.classList.toggle("decided", Boolean(picked || box));
     if (picked) this.layer.append(make("path", { class: "veil", "fill-rule": "evenodd", d: around(w, h) + pathOf(picked.outlines) }));
     if (box) this.layer.append(make("path", { class: "veil", "fill-rule": "evenodd", d: `${around(w, h)}M${box[0]} ${box[1]}H${box[2]}V${box[3]}H${box[0]}Z` }));
     const small = [...this.entities].sort((a, b) => b.area - a.area);
