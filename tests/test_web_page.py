@@ -116,6 +116,7 @@ def accessible(page: Page) -> None:
     """Assert that axe finds nothing wrong (WCAG 2.2 AA)."""
     if AXE is None:
         return
+    expect(page.locator("#cards.old")).to_have_count(0)
     page.evaluate(Path(AXE).read_text(encoding="utf-8"))
     tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
     found = page.evaluate("tags => axe.run(document, {runOnly: tags})", tags)
@@ -129,7 +130,7 @@ def accessible(page: Page) -> None:
 def test_from_a_photo_to_what_is_alike_and_on_and_back(open_page: Any, folder: Path) -> None:
     page = open_page()
     expect(page.locator("#collection")).to_contain_text("photos")
-    assert page.locator("#some a").count() == 8
+    expect(page.locator("#some a")).to_have_count(8)
     accessible(page)
     show(page, folder / "photos" / LEFT)
     expect(page.locator("#told")).to_contain_text("click the one")
