@@ -38,12 +38,12 @@ def indexed(ids: Int64, vectors: Float32) -> ExactIndex:
     return index
 
 
-def opened(index: Index) -> Opened:
-    """Return a build of typical crowding: SAME is a cosine of about 0.81, 36 degrees."""
+def opened(index: Index, crowding: float = TYPICAL) -> Opened:
+    """Return a build; of typical crowding SAME is a cosine of about 0.81, 36 degrees."""
     empty = np.zeros(0, np.float32)
     plane = np.eye(2, dtype=np.float32)
     projection = Projection(np.zeros(2, np.float32), plane, np.ones(2, np.float32))
-    return Opened(index, empty, projection, {"embedder": "builtin", "crowding": TYPICAL})
+    return Opened(index, empty, projection, {"embedder": "builtin", "crowding": crowding})
 
 
 def place(number: int) -> tuple[float, ...]:
@@ -281,6 +281,13 @@ def test_a_sample_is_counted_among_all_and_drawn_the_same() -> None:
     found = clusters(known, vectors, sample=12)
     assert [(c.photos, c.entities) for c in found] == [(30, 30), (10, 10)]
     assert found == clusters(known, vectors, sample=12)
+
+
+def test_where_everything_is_frequent_it_is_still_told() -> None:
+    known = columns(*((i, place(i)) for i in range(6)))
+    crowded = opened(indexed(known.ids, at(0, 10, 20, 120, 130, 140)), crowding=0.95)
+    assert least_similarity(crowded, 0.5) > 1
+    assert [c.photos for c in frequent_things(crowded, known, 10)[0]] == [3, 3]
 
 
 def test_nothing_is_frequent_where_there_is_nothing() -> None:

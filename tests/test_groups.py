@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.colours import SIDE, colours, draw, settings  # noqa: F401  (fixture)
-from tests.test_report import Page
+from tests.test_report import ODD, Page
 from vesearch import Collection, VesearchError
 from vesearch.cli.main import main
 from vesearch.config import Config
@@ -276,6 +276,20 @@ def test_out_writes_what_its_ending_says(
         assert "script" not in page.tags
         assert all(picture.startswith("data:") for picture in page.pictures)
         assert len(page.pictures) == (8 if command == "similar" else 1)
+
+
+def test_names_of_any_bytes(colours: None, config: Config, tmp_path: Path) -> None:  # noqa: F811
+    draw(tmp_path / "photos" / ODD, 0)
+    draw(tmp_path / "photos" / "again" / ODD, 0)
+    Collection.of(config).ingest(tmp_path / "photos", index=True)
+    for ending in ("png", "html"):
+        done = run(config, "similar", "--out", tmp_path / f"x.{ending}")
+        assert done.exit_code == 0 and len(done.stdout.splitlines()) == 3
+        assert "\udcff" not in done.stdout
+    page = Page((tmp_path / "x.html").read_text(encoding="utf-8"))
+    assert page.tags >= {"a", "img"} and "<b>" not in str(page.pictures)
+    told = json.loads(run(config, "similar", "--json").stdout)["groups"][0]["photos"][0]
+    assert {Path(path).name for path in (told["image"], *told["also_at"])} == {ODD}
 
 
 @pytest.mark.parametrize("command", ["similar", "browse"])

@@ -255,20 +255,9 @@ def status(common: Common, as_json: bool) -> None:
     click.echo(report.status_json(state) if as_json else report.status_text(state))
 
 
-for command in (
-    query,
-    similar,
-    browse,
-    serve,
-    remove,
-    compact,
-    verify,
-    export,
-    settings,
-    evaluate,
-    train,
-    models,
-):
+for command in (query, remove, compact, verify, export, settings, evaluate, train, models):
+    main.add_command(command)
+for command in (similar, browse, serve):
     main.add_command(command)
 
 

@@ -24,6 +24,9 @@ _LOOKED_AT = 200  # members of a group that are looked at for near-copies
 _COPY, _SAME_PLACE = 0.95, 0.5  # cosine and IoU of what near-copies show
 _ABOUT = 0.6  # of another's photos, and of what lies in it
 _NEARLY = 0.05  # cosine
+# Cosine from which entities gather, however crowded the collection is: where all things are
+# frequent, as in a shop with fifty photos of each, no confidence would be enough.
+_ENOUGH = 0.8
 _LEAST_PHOTOS = 2
 
 
@@ -54,7 +57,7 @@ def frequent_things(
     vectors = build.index.vectors(ids)
     there = vectors.any(axis=1)
     ids, vectors = ids[there], vectors[there]
-    least = least_similarity(build, ALIKE)
+    least = min(least_similarity(build, ALIKE), _ENOUGH)
     shares = columns.shares[columns.rows_of(ids)]
     covered = _covered(ids // RANKS, shares, _alike(vectors, least), _SPARE * top)
     groups = [g for g in covered if _is_of_many(columns, ids[g], vectors[g])]

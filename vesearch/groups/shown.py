@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ class _Drawable(ABC):
     """Draws itself from the photos of a collection."""
 
     __slots__ = ()
+    job: Job  # knows the store and the decoders
 
     @abstractmethod
     def picture(self) -> Image.Image:
@@ -32,11 +34,7 @@ class _Drawable(ABC):
     def _page(self) -> str:
         """Return it as a page of its own."""
 
-    @abstractmethod
-    def _job(self) -> Job:
-        """Return what knows the store and the decoders."""
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write it as the path's ending says: .png, .jpg and .webp a picture, .html a page.
 
         Raises VesearchError for a path where a photo of the collection is or, without force,
@@ -45,7 +43,7 @@ class _Drawable(ABC):
         from vesearch.drawing import picture
 
         target = Path(path)
-        check_target(target, self._job(), force=force)
+        check_target(target, self.job, force=force)
         if target.suffix.lower() in KINDS:
             picture.save_text(self._page(), target)
         else:
@@ -75,9 +73,6 @@ class DrawableSimilar(Similar, _Drawable):
 
         return page_of_similar(self, self.job.decoders, _masks(self.job))
 
-    def _job(self) -> Job:
-        return self.job
-
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class DrawableBrowsed(Browsed, _Drawable):
@@ -95,9 +90,6 @@ class DrawableBrowsed(Browsed, _Drawable):
         from vesearch.groups.page import page_of_browsed
 
         return page_of_browsed(self, self.job.decoders, _masks(self.job))
-
-    def _job(self) -> Job:
-        return self.job
 
 
 def check_target(target: Path, job: Job, *, force: bool = False) -> None:
