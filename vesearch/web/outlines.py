@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contourpy
 import numpy as np
+from PIL import Image
 
 from vesearch.masks import decode
 
@@ -20,8 +21,6 @@ def outlines_of(
     """
     if not mask:
         return []
-    from PIL import Image
-
     drawn = Image.fromarray(decode(mask, mask_size_hw).view(np.uint8) * 255)
     scale = min(1.0, _SIDE / max(mask_size_hw))
     size = max(2, round(mask_size_hw[1] * scale)), max(2, round(mask_size_hw[0] * scale))
