@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import threading
 import time
 import zipfile
@@ -169,6 +170,30 @@ def test_a_new_photo_and_a_new_index_are_seen(
     pipeline.ingest(config, [photos], index=True)
     found = search(client, {"image": 0, "entity": 1})["matches"]
     assert "new.png" in {Path(match["path"]).name for match in found}
+
+
+def test_names_of_any_bytes(tmp_path: Path, photos: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9 \xff\n.png")
+    (photos / "a.png").rename(photos / odd)
+    (photos / os.fsdecode(b"bad \xfe.jpg")).write_bytes(b"no photo")
+    made = settings(tmp_path / "store")
+    pipeline.ingest(made, [photos], index=True)
+    with client_of(made) as client:
+        (skipped,) = client.get("/api/status").json()["skipped"]
+        assert "bad \ufffd.jpg" in skipped["path"]
+        some = client.get("/api/browse?count=7").json()
+        image = next(one["image"] for one in some if "caf\ufffd" in one["path"])
+        assert "caf\ufffd" in client.get(f"/api/photos/{image}/entities").json()["path"]
+        paths = [
+            m["path"]
+            for m in search(
+                client, {"image": some[0]["image"], "entity": 1}, where={"include_self": True}
+            )["matches"]
+        ]
+        assert any("caf\ufffd" in path for path in paths)
+        assert client.get(f"/api/photos/{image}?size=160").status_code == 200
+        with zipfile.ZipFile(io.BytesIO(client.get(f"/api/zip?images={image}").content)) as zipped:
+            assert len(zipped.namelist()) == 1
 
 
 def test_without_an_index_or_a_store_it_says_what_to_run(tmp_path: Path, photos: Path) -> None:

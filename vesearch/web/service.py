@@ -139,8 +139,11 @@ class Service:
     def status(self) -> dict[str, Any]:
         """Return what `vesearch status --json` says, of skipped files the first."""
         found = asdict(status_of(Job(self.searcher.job.config)))
-        skipped = found["skipped"]
-        return found | {"skipped": skipped[:_SHOWN_SKIPPED], "skipped_count": len(skipped)}
+        skipped, noted = found["skipped"], found["noted"]
+        shown = {"skipped": skipped[:_SHOWN_SKIPPED], "noted": noted[:_SHOWN_SKIPPED]}
+        for row in [*shown["skipped"], *shown["noted"]]:
+            row["path"] = _text(row["path"])
+        return found | shown | {"skipped_count": len(skipped), "store": _text(found["store"])}
 
     def frequent(self, top: int) -> list[dict[str, Any]]:
         """Return the things that most photos show; kept until the collection changes.
@@ -174,7 +177,7 @@ class Service:
             paths = catalog.paths_of(image_id)
             shot = image.shot
             about = {"image": image_id, "width": shot.width, "height": shot.height}
-            found.append(about | {"path": _text(paths[0]) if paths else ""})
+            found.append(about | {"path": _text(os.fsdecode(paths[0])) if paths else ""})
             if len(found) == count:
                 break
         return found
@@ -192,7 +195,7 @@ def _thing(thing: Frequent, snapshot: Snapshot) -> dict[str, Any]:
         "entity_id": best.spot.entity_id,
         "image": best.spot.entity_id // RANKS,
         "entity": best.spot.entity_id % RANKS + 1,
-        "path": best.image,
+        "path": _text(best.image),
         "width": width,
         "height": height,
         "box": _rounded(best.spot.box_xyxy),
@@ -207,7 +210,7 @@ def _seen(seen: Seen) -> dict[str, Any]:
     rows = range(len(entities))
     return {
         "image": seen.image_id,
-        "path": seen.name,
+        "path": _text(seen.name),
         "width": seen.width,
         "height": seen.height,
         "stale": seen.stale,
@@ -244,9 +247,9 @@ def _match(match: Match) -> dict[str, Any]:
         "rank": match.rank,
         "image": match.entity_id // RANKS,
         "entity": match.entity_id % RANKS + 1,
-        "path": match.image,
-        "also_at": list(match.also_at),
-        "alike": list(match.alike),
+        "path": _text(match.image),
+        "also_at": list(map(_text, match.also_at)),
+        "alike": list(map(_text, match.alike)),
         "stale": match.stale,
         "taken": match.taken,
         "width": width,
@@ -278,6 +281,6 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(float(value), 1) for value in values]
 
 
-def _text(path: bytes) -> str:
-    """Return a path as JSON can have it: what is no UTF-8 is shown as such."""
-    return os.fsencode(os.fsdecode(path)).decode("utf-8", "replace")
+def _text(path: str) -> str:
+    """Return a path as JSON can have it: what of it is no UTF-8 is shown as such."""
+    return os.fsencode(path).decode("utf-8", "replace")
