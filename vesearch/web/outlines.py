@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import contourpy
 import numpy as np
 from PIL import Image
 
 from vesearch.masks import decode
 
-_SIDE = 256  # of the grid that outlines are traced on
+_SIDE = 144  # of the grid that outlines are traced on; most masks are coarser
 _TOLERANCE = 0.4  # of its cells: how far an outline may be from the traced one
 
 
+@lru_cache(maxsize=20_000)  # some 2 KB each
 def outlines_of(
     mask: bytes, mask_size_hw: tuple[int, int], size_hw: tuple[int, int]
 ) -> list[list[float]]:

@@ -234,7 +234,7 @@ def _seen(seen: Seen) -> dict[str, Any]:
 def _answer(answer: Answer) -> dict[str, Any]:
     return {
         "selected": answer.selected,
-        "query": _seen(answer.seen),
+        "image": answer.seen.image_id,
         "matches": [_match(match) for match in answer.matches],
         "left_out": answer.left_out,
         "timings_ms": {name: round(ms, 2) for name, ms in answer.timings_ms.items()},
