@@ -9,10 +9,11 @@ import os
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,11 +23,13 @@ from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
 from vesearch import pipeline
 from vesearch.config import Config
 from vesearch.detectors.whole import Whole
+from vesearch.errors import StoreDamagedError
 from vesearch.masks import encode
 from vesearch.web import app as web
 from vesearch.web.guard import Rules
 from vesearch.web.outlines import outlines_of
 from vesearch.web.server import is_local
+from vesearch.web.service import Service
 from vesearch.web.turns import BusyError, Turns
 from vesearch.web.uploads import Uploads
 
@@ -279,6 +282,9 @@ def test_too_much(config: Config) -> None:
             yield from [b"x" * 1000] * 3  # does not say how long it is
 
         error(client.post("/api/entities", content=pieces()), 413)
+        json_in_pieces = {"content-type": "application/json"}
+        endless = (b'{"positives":' + b" " * 400_000 for _ in range(4))
+        error(client.post("/api/search", content=endless, headers=json_in_pieces), 413)
         asked = json.dumps({"positives": [{"photo": "x" * 2_000_000, "entity": 1}]})
         error(client.post("/api/search", content=asked), 413)
 
@@ -333,6 +339,62 @@ def test_questions_that_are_none(client: TestClient, asked: dict[str, Any]) -> N
     answer = client.post("/api/search", json=asked)
     error(answer, answer.status_code)
     assert answer.status_code in (404, 422)
+
+
+def test_whatever_goes_wrong_is_one_line(
+    client: TestClient, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for address in ("/nothing", "/api/nothing", "/static/nothing.js"):
+        assert "nothing at this address" in error(client.get(address), 404)
+    assert error(client.delete("/api/status"), 405)
+    typed = {"content-type": "application/json"}
+    error(client.post("/api/search", content=b"{", headers=typed), 422)
+    error(client.post("/api/search", content=b"\xff", headers=typed), 400)
+
+    def broken(self: Any) -> Any:
+        raise StoreDamagedError("a file is damaged; run: vesearch verify --repair")
+
+    monkeypatch.setattr(Service, "status", broken)
+    assert "verify" in error(client.get("/api/status"), 503)
+    monkeypatch.setattr(Service, "status", lambda self: 1 / 0)
+    own = TestClient(client.app, base_url=HERE, raise_server_exceptions=False)
+    assert "its log" in error(own.get("/api/status"), 500)
+
+
+def test_bodies_are_bounded_in_time_and_all_together(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = draw(tmp_path / "mine.png", 70).read_bytes()
+    half = len(mine) // 2
+
+    async def asked(app: Any, pause: Callable[[], Awaitable[object]]) -> Any:
+        async def slowly() -> AsyncIterator[bytes]:
+            yield mine[:half]
+            await pause()
+            yield mine[half:]
+
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+            return await client.post("/api/entities", content=slowly())
+
+    async def never() -> None:
+        await asyncio.sleep(30)
+
+    monkeypatch.setattr("vesearch.web.guard._BODY_S", 0.2)
+    error(asyncio.run(asked(web.create_app(config, Rules()), never)), 408)
+    monkeypatch.setattr("vesearch.web.guard._MOST_HELD", int(1.2 * len(mine)))
+
+    async def together() -> list[Any]:
+        app, go_on = web.create_app(config, Rules()), asyncio.Event()
+        first = asyncio.ensure_future(asked(app, go_on.wait))
+        await asyncio.sleep(0.05)
+        second = await asked(app, lambda: asyncio.sleep(0))
+        go_on.set()
+        return [second, await first, await asked(app, lambda: asyncio.sleep(0))]
+
+    refused, first, later = asyncio.run(together())
+    error(refused, 429)
+    assert (first.status_code, later.status_code) == (200, 200)
 
 
 def test_every_answer_has_its_headers(client: TestClient) -> None:
