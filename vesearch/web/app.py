@@ -39,6 +39,7 @@ R = TypeVar("R")
 
 _STATIC = Path(__file__).with_name("static")
 _WAITING = 16  # questions that need a model, before others are told to come back
+_SWEEP_S = 60.0  # photos that nobody asks for any more are given up so often
 _AGAIN = {"retry-after": "2"}  # seconds
 _MOST_ZIPPED = 500
 _Size = Annotated[int, Query(description=f"px of the longest side: one of {SIZES}")]
@@ -81,8 +82,10 @@ def create_app(config: Config, rules: Rules) -> Guard:
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         warming = asyncio.ensure_future(models.run(service.warm))
+        sweeping = asyncio.ensure_future(_now_and_then(service.uploads.sweep))
         yield
         warming.cancel()  # where it failed the first photo has told
+        sweeping.cancel()
         models.close()
         quick.close()
         slow.close()
@@ -112,6 +115,12 @@ def create_app(config: Config, rules: Rules) -> Guard:
         return {"status": "ok"}
 
     return Guard(app, rules)
+
+
+async def _now_and_then(work: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_S)
+        work()
 
 
 def _add_photos(app: FastAPI, service: Service, models: Turns, quick: Turns) -> None:
