@@ -6,29 +6,40 @@ import asyncio
 import io
 import json
 import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from starlette.testclient import TestClient
 
 from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
 from vesearch import pipeline
+from vesearch.cli.main import main
 from vesearch.config import Config
 from vesearch.detectors.whole import Whole
+from vesearch.errors import StoreDamagedError
 from vesearch.masks import encode
+from vesearch.search import Searcher
 from vesearch.web import app as web
 from vesearch.web.guard import Rules
 from vesearch.web.outlines import outlines_of
 from vesearch.web.server import is_local
+from vesearch.web.service import Service
 from vesearch.web.turns import BusyError, Turns
 from vesearch.web.uploads import Uploads
+from vesearch.web.zipped import _harmless
 
 pytestmark = pytest.mark.usefixtures("colours")
 HERE = "http://localhost:8000"
@@ -152,6 +163,7 @@ def test_several_photos_in_one_file(client: TestClient) -> None:
     answer = client.get("/api/zip?images=0&images=2")
     with zipfile.ZipFile(io.BytesIO(answer.content)) as made:
         assert made.namelist() == ["01-a.png", "02-c.png"] and made.testzip() is None
+    assert _harmless("..\\..\\a:b\n.png") == ".._.._a_b_.png"
     error(client.get("/api/zip?images=0&images=99"), 404)
     error(client.get("/api/zip"), 422)
 
@@ -279,6 +291,9 @@ def test_too_much(config: Config) -> None:
             yield from [b"x" * 1000] * 3  # does not say how long it is
 
         error(client.post("/api/entities", content=pieces()), 413)
+        json_in_pieces = {"content-type": "application/json"}
+        endless = (b'{"positives":' + b" " * 400_000 for _ in range(4))
+        error(client.post("/api/search", content=endless, headers=json_in_pieces), 413)
         asked = json.dumps({"positives": [{"photo": "x" * 2_000_000, "entity": 1}]})
         error(client.post("/api/search", content=asked), 413)
 
@@ -333,6 +348,62 @@ def test_questions_that_are_none(client: TestClient, asked: dict[str, Any]) -> N
     answer = client.post("/api/search", json=asked)
     error(answer, answer.status_code)
     assert answer.status_code in (404, 422)
+
+
+def test_whatever_goes_wrong_is_one_line(
+    client: TestClient, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for address in ("/nothing", "/api/nothing", "/static/nothing.js"):
+        assert "nothing at this address" in error(client.get(address), 404)
+    assert error(client.delete("/api/status"), 405)
+    typed = {"content-type": "application/json"}
+    error(client.post("/api/search", content=b"{", headers=typed), 422)
+    error(client.post("/api/search", content=b"\xff", headers=typed), 400)
+
+    def broken(self: Any) -> Any:
+        raise StoreDamagedError("a file is damaged; run: vesearch verify --repair")
+
+    monkeypatch.setattr(Service, "status", broken)
+    assert "verify" in error(client.get("/api/status"), 503)
+    monkeypatch.setattr(Service, "status", lambda self: 1 / 0)
+    own = TestClient(client.app, base_url=HERE, raise_server_exceptions=False)
+    assert "its log" in error(own.get("/api/status"), 500)
+
+
+def test_bodies_are_bounded_in_time_and_all_together(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = draw(tmp_path / "mine.png", 70).read_bytes()
+    half = len(mine) // 2
+
+    async def asked(app: Any, pause: Callable[[], Awaitable[object]]) -> Any:
+        async def slowly() -> AsyncIterator[bytes]:
+            yield mine[:half]
+            await pause()
+            yield mine[half:]
+
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+            return await client.post("/api/entities", content=slowly())
+
+    async def never() -> None:
+        await asyncio.sleep(30)
+
+    monkeypatch.setattr("vesearch.web.guard._BODY_S", 0.2)
+    error(asyncio.run(asked(web.create_app(config, Rules()), never)), 408)
+    monkeypatch.setattr("vesearch.web.guard._MOST_HELD", int(1.2 * len(mine)))
+
+    async def together() -> list[Any]:
+        app, go_on = web.create_app(config, Rules()), asyncio.Event()
+        first = asyncio.ensure_future(asked(app, go_on.wait))
+        await asyncio.sleep(0.05)
+        second = await asked(app, lambda: asyncio.sleep(0))
+        go_on.set()
+        return [second, await first, await asked(app, lambda: asyncio.sleep(0))]
+
+    refused, first, later = asyncio.run(together())
+    error(refused, 429)
+    assert (first.status_code, later.status_code) == (200, 200)
 
 
 def test_every_answer_has_its_headers(client: TestClient) -> None:
@@ -408,8 +479,6 @@ def test_a_request_that_is_given_up_keeps_its_place_until_its_work_is_done() -> 
 def test_uploads_are_kept_for_a_while(
     photos: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vesearch.search import Searcher
-
     now = [0.0]
     kept, searcher = Uploads(clock=lambda: now[0]), Searcher(config)
     seen = searcher.look((photos / "a.png").read_bytes()).seen
@@ -423,6 +492,106 @@ def test_uploads_are_kept_for_a_while(
     monkeypatch.setattr("vesearch.web.uploads._MOST_BYTES", 1)
     third = kept.add(seen)
     assert kept.get(second) is None and kept.get(third) is seen
+
+
+def test_uploads_go_when_nobody_asks(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_SWEEP_S", 0.01)
+    swept = threading.Event()
+    monkeypatch.setattr(Uploads, "sweep", lambda self: swept.set())
+    with client_of(config):
+        assert swept.wait(5)
+
+
+def test_many_small_uploads_are_bounded_too(
+    photos: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Searcher(config).look((photos / "a.png").read_bytes()).seen
+    monkeypatch.setattr("vesearch.web.uploads._MOST", 3)
+    kept = Uploads()
+    given = [kept.add(seen) for _ in range(5)]
+    assert [kept.get(name) is not None for name in given] == [False, False, True, True, True]
+
+
+def test_a_copy_of_a_photo_of_the_collection_waits_for_no_model(
+    client: TestClient, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = entities(client, (photos / "b.png").read_bytes())
+    other = entities(client, draw(tmp_path / "other.png", 80).read_bytes())
+    assert known["image"] is not None and other["image"] is None
+    threads: list[str] = []
+    answer = Service.answer
+
+    def noted(self: Service, asked: Any) -> Any:
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return answer(self, asked)
+
+    monkeypatch.setattr(Service, "answer", noted)
+    for photo in (known, other):
+        search(client, {"photo": photo["photo"], "entity": 1})
+    search(client, {"photo": known["photo"], "whole": True})
+    assert threads == ["store", "model", "model"]
+
+
+# --- as a process -------------------------------------------------------------------------------
+
+
+def served(config: Config, *options: str) -> tuple[subprocess.Popen[str], str, str]:
+    """Start the command; return it, the address that it says, and what it says of ssh."""
+    command = [sys.executable, "-m", "vesearch", "serve", "--store", config.run.store]
+    command += ["--port", "0", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = "".join(iter(process.stderr.readline, "Ctrl-C ends it\n"))
+    address, _, rest = said.removeprefix("the page: ").partition("\n")
+    return process, address, rest
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_told_to_end(config: Config, number: int) -> None:
+    process, address, told = served(config, "--set", "detect.detector=whole")
+    assert f"ssh -N -L {address.split(':')[2][:-1]}:localhost:" in told
+    assert httpx.get(f"{address}healthz").json() == {"status": "ok"}
+    assert "<title>vesearch" in httpx.get(address).text
+    there = ("127.0.0.1", int(address.split(":")[2][:-1]))
+    asked = b"POST /api/entities HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf"
+    with socket.create_connection(there) as given_up:
+        given_up.sendall(asked)
+        time.sleep(0.3)
+    with socket.create_connection(there) as silent:
+        silent.sendall(asked[:20])
+        time.sleep(0.3)
+        process.send_signal(number)
+        said = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert said == ("", "")  # of what was given up, too
+
+
+def test_the_command_makes_up_a_token_where_others_reach_it(config: Config) -> None:
+    process, address, _ = served(config, "--allow-host", "photos.example")
+    try:
+        base, token = address.split("?token=")
+        assert len(token) >= 32 and httpx.get(base).status_code == 401
+        assert httpx.get(address).status_code == 303
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("token", ["short", "with space in it", "semi;colon;1", "x" * 300])
+def test_a_token_that_an_address_cannot_have_is_refused(config: Config, token: str) -> None:
+    done = CliRunner().invoke(main, ["serve", "--store", config.run.store, "--token", token])
+    assert done.exit_code == 2 and "--token must be" in done.output
+
+
+def test_without_its_packages_one_line_says_how_to_get_them(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("vesearch.web")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    done = CliRunner().invoke(main, ["serve", "--store", config.run.store])
+    assert done.exit_code == 1 and done.output.count("\n") == 1
+    assert "pip install 'vesearch[serve]'" in done.output
 
 
 # --- outlines -----------------------------------------------------------------------------------

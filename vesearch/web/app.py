@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,10 +13,20 @@ from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import vesearch
 from vesearch.config import Config
-from vesearch.errors import ImageError, StoreMissingError, VesearchError
+from vesearch.errors import (
+    ConfigError,
+    ImageError,
+    MissingPackageError,
+    ModelError,
+    StoreError,
+    UnknownNameError,
+    VesearchError,
+)
 from vesearch.system.printable import printable
 from vesearch.web.guard import Guard, Rules, TooLargeError
 from vesearch.web.pictures import SIZES
@@ -29,8 +39,8 @@ R = TypeVar("R")
 
 _STATIC = Path(__file__).with_name("static")
 _WAITING = 16  # questions that need a model, before others are told to come back
-_BODY_S = 60.0  # until a body must be there
-_RETRY_S = 2
+_SWEEP_S = 60.0  # photos that nobody asks for any more are given up so often
+_AGAIN = {"retry-after": "2"}  # seconds
 _MOST_ZIPPED = 500
 _Size = Annotated[int, Query(description=f"px of the longest side: one of {SIZES}")]
 _Id = Annotated[int, Query(ge=0, lt=2**62)]
@@ -54,7 +64,8 @@ _ERROR = {
         }
     }
 }
-_CODES = (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 503)
+_CODES = (400, 401, 403, 404, 405, 408, 413, 415, 421, 422, 429, 500, 503)
+_IN_WORDS = {404: "there is nothing at this address", 405: "this address is not asked in that way"}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"description": "an error, in one line", **_ERROR} for code in _CODES
 }
@@ -71,8 +82,10 @@ def create_app(config: Config, rules: Rules) -> Guard:
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         warming = asyncio.ensure_future(models.run(service.warm))
+        sweeping = asyncio.ensure_future(_now_and_then(service.uploads.sweep))
         yield
         warming.cancel()  # where it failed the first photo has told
+        sweeping.cancel()
         models.close()
         quick.close()
         slow.close()
@@ -90,7 +103,7 @@ def create_app(config: Config, rules: Rules) -> Guard:
     _add_photos(app, service, models, quick)
     _add_questions(app, service, models, quick)
     _add_collection(app, service, quick, slow)
-    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    app.mount("/static", _Files(directory=_STATIC), name="static")
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
@@ -104,12 +117,18 @@ def create_app(config: Config, rules: Rules) -> Guard:
     return Guard(app, rules)
 
 
+async def _now_and_then(work: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_S)
+        work()
+
+
 def _add_photos(app: FastAPI, service: Service, models: Turns, quick: Turns) -> None:
     @app.post("/api/entities", tags=["photos"], openapi_extra=_BODY, responses=_ERRORS)
     async def entities(request: Request) -> dict[str, Any]:
         """Find the entities of a photo, the body as it is; `photo` names it in questions."""
-        async with asyncio.timeout(_BODY_S):
-            data = await request.body()
+        models.check()  # before a body that would only be sent off is waited for
+        data = await request.body()
         if not data:
             raise ImageError("the body is empty: it should be a photo")
         return await models.run(lambda: service.uploaded(data))
@@ -184,25 +203,52 @@ def _check(size: int) -> None:
 
 def _tell_errors(app: FastAPI) -> None:
     """Answer every error in one line of JSON."""
+    of_request: dict[type[Exception], Callable[[Exception], Response]] = {
+        TooLargeError: lambda err: _told(413, "the body is larger than it may be"),
+        TimeoutError: lambda err: _told(408, "the body did not arrive in time"),
+        BusyError: lambda err: _told(429, "many are asking just now: try again", _AGAIN),
+        ClientDisconnect: lambda err: _told(400, "the request was given up"),
+    }
+    for kind, answer in of_request.items():
+        _on(app, kind, answer)
+    _on(app, VesearchError, lambda err: _told(422, str(err)))
+    _on(app, ImageError, lambda err: _told(_IMAGE_CODES.get(_status(err), 422), str(err)))
+    _on(app, MissingError, lambda err: _told(404, str(err)))
+    for kind in (StoreError, ModelError, ConfigError, UnknownNameError, MissingPackageError):
+        _on(app, kind, lambda err: _told(503, str(err)))  # no fault of who asks
+    _on(app, RequestValidationError, lambda err: _told(422, _first_fault(err)))
+    _on(app, Exception, lambda err: _told(500, "the server has failed: its log says how"))
 
-    def told(status: int, error: str, **headers: str) -> JSONResponse:
-        return JSONResponse({"error": error}, status, headers)
+    def refused(err: Exception) -> Response:
+        assert isinstance(err, HTTPException)
+        for kind, answer in of_request.items():  # why a body could not be read
+            if isinstance(err.__cause__, kind):
+                return answer(err.__cause__)
+        words = _IN_WORDS.get(err.status_code, err.detail)
+        return _told(err.status_code, words, err.headers)
 
-    def on(kind: type[Exception], answer: Callable[[Exception], JSONResponse]) -> None:
-        async def handler(_: Request, err: Exception) -> JSONResponse:
-            return answer(err)
+    _on(app, HTTPException, refused)
 
-        app.add_exception_handler(kind, handler)
 
-    on(VesearchError, lambda err: told(422, printable(str(err))))
-    on(ImageError, lambda err: told(_IMAGE_CODES.get(_status(err), 422), printable(str(err))))
-    on(MissingError, lambda err: told(404, printable(str(err))))
-    on(StoreMissingError, lambda err: told(503, printable(str(err))))
-    on(TooLargeError, lambda err: told(413, "the body is larger than a photo may be"))
-    on(TimeoutError, lambda err: told(408, "the body did not arrive in time"))
-    busy = {"retry-after": str(_RETRY_S)}
-    on(BusyError, lambda err: told(429, "many are asking just now: try again", **busy))
-    on(RequestValidationError, lambda err: told(422, _first_fault(err)))
+def _on(app: FastAPI, kind: type[Exception], answer: Callable[[Exception], Response]) -> None:
+    async def handler(_: Request, err: Exception) -> Response:
+        return answer(err)
+
+    app.add_exception_handler(kind, handler)
+
+
+def _told(status: int, error: str, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse({"error": printable(error)}, status, headers)
+
+
+class _Files(StaticFiles):
+    """The page's files; asked for again each time, so that a new version is seen at once."""
+
+    def file_response(self, *args: Any, **rest: Any) -> Response:
+        """Return a file, or that it is as the browser has it."""
+        response = super().file_response(*args, **rest)
+        response.headers["cache-control"] = "no-cache"
+        return response
 
 
 def _status(err: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import secrets
@@ -11,12 +12,16 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from vesearch.web.turns import BusyError
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _PHOTOS, _MOST_JSON = "/api/entities", 1_000_000
+_MOST_HELD = 256_000_000  # bytes of all bodies that are in memory at once
+_BODY_S = 60.0  # until a body must be there
 _COOKIE = "vesearch"
 _HERE = ("localhost", "127.0.0.1", "[::1]")
 _HEADERS = {
@@ -55,6 +60,7 @@ class Guard:
     def __init__(self, app: App, rules: Rules) -> None:
         self._app = app
         self._rules = rules
+        self._held = _Held()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer what may not be asked; hand on the rest, and complete its answer."""
@@ -81,7 +87,11 @@ class Guard:
                 completed, 303, "", [(b"location", cookie[1]), (b"set-cookie", cookie[0])]
             )
         else:
-            await self._app(scope, _limited(receive, most), completed)
+            body = _Body(receive, most, self._held)
+            try:
+                await self._app(scope, body.receive, completed)
+            finally:
+                body.let_go()
 
     def _refused(
         self, scope: Message, headers: dict[str, str], most: int
@@ -156,19 +166,44 @@ class TooLargeError(Exception):
     """A body has more bytes than it may."""
 
 
-def _limited(receive: Receive, most: int) -> Receive:
-    """Count the bytes of a body that does not say how long it is."""
-    seen = 0
+@dataclass(slots=True)
+class _Held:
+    """How many bytes of bodies are in memory, of all requests that are not answered yet."""
 
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > most:
+    bytes: int = 0
+
+
+class _Body:
+    """A request's body, whose bytes and time are counted: it need not say how long it is."""
+
+    def __init__(self, receive: Receive, most: int, held: _Held) -> None:
+        self._receive = receive
+        self._most = most
+        self._held = held
+        self._own = 0
+        self._ends = asyncio.get_running_loop().time() + _BODY_S
+        self._is_there = False
+
+    async def receive(self) -> Message:
+        """Return the next piece. Raises TooLargeError, TimeoutError, and BusyError."""
+        if self._is_there:  # what is awaited then is that nobody listens any more
+            return await self._receive()
+        async with asyncio.timeout_at(self._ends):
+            message = await self._receive()
+        self._is_there = not message.get("more_body", False)
+        size = len(message.get("body", b""))
+        self._own += size
+        self._held.bytes += size
+        if self._own > self._most:
             raise TooLargeError
+        if self._held.bytes > _MOST_HELD and self._own < self._held.bytes:  # others' too
+            raise BusyError
         return message
 
-    return counted
+    def let_go(self) -> None:
+        """Count it no more: the request is answered."""
+        self._held.bytes -= self._own
+        self._own = 0
 
 
 async def _answer(

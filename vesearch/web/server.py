@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import uvicorn
 
@@ -15,21 +17,21 @@ from vesearch.networks import devices
 from vesearch.web.app import create_app
 from vesearch.web.guard import Rules, new_token
 
-_LEAST_TOKEN = 8  # characters
+_TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,200}")  # what an address and a cookie can have as it is
 _MOST_BYTES = 100_000_000  # of an upload: it is in memory
 _HEADERS_S = 20  # a connection that says nothing is closed
 
 
 def serve(config: Config, *, host: str, port: int, names: Sequence[str], token: str | None) -> None:
-    """Listen until interrupted; says where on stderr.
+    """Listen until Ctrl-C or SIGTERM; says where on stderr.
 
     names: by which others call the server. Raises ArgumentError, and VesearchError where it cannot
     listen.
     """
     devices.validate(config.run.device)
     is_open = bool(names) or not is_local(host)
-    if token is not None and len(token) < _LEAST_TOKEN:
-        raise ArgumentError(f"--token must have at least {_LEAST_TOKEN} characters")
+    if token is not None and not _TOKEN.fullmatch(token):
+        raise ArgumentError("--token must be 8 to 200 letters, digits and any of . _ ~ -")
     token = token or (new_token() if is_open else None)
     # with a token a name that leads here gains nobody anything: its cookie is not ours
     allowed = tuple(name.lower() for name in names) or (() if is_local(host) else ("*",))
@@ -46,7 +48,8 @@ def serve(config: Config, *, host: str, port: int, names: Sequence[str], token: 
         timeout_graceful_shutdown=5,
         limit_concurrency=500,
     )
-    uvicorn.Server(options).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # which is how a server ends
+        uvicorn.Server(options).run(sockets=[listening])
 
 
 def is_local(host: str) -> bool:
@@ -72,11 +75,11 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _say(host: str, port: int, token: str | None) -> None:
-    shown = f"[{host}]" if ":" in host else host
+    name = socket.gethostname()
+    shown = name if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     query = f"/?token={token}" if token else "/"
     print(f"the page: http://{shown}:{port}{query}", file=sys.stderr)
     if is_local(host):
-        name = socket.gethostname()
         print(
             f"from another machine: ssh -N -L {port}:localhost:{port} {name}"
             f"   and then http://localhost:{port}{query}",

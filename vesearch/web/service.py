@@ -111,7 +111,15 @@ class Service:
     def needs_models(self, asked: SearchIn) -> bool:
         """Tell whether a question needs more than the store has."""
         examples = [*asked.positives, *asked.negatives]
-        return asked.explain or any(e.photo or e.box or e.point or e.whole for e in examples)
+        return asked.explain or not all(self._is_stored(example) for example in examples)
+
+    def _is_stored(self, asked: ExampleIn) -> bool:
+        if asked.entity_id is not None:
+            return True
+        seen = None if asked.photo is None else self.uploads.get(asked.photo)
+        # of a photo that was uploaded, and that the collection has, nothing is computed either
+        known = seen is None or (seen.image_id is not None and seen.frame is None)
+        return asked.entity is not None and known
 
     def answer(self, asked: SearchIn) -> dict[str, Any]:
         """Return what a question finds."""

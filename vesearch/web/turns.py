@@ -24,13 +24,17 @@ class Turns:
 
     async def run(self, work: Callable[[], R]) -> R:
         """Return what work returns, once it is its turn. Raises BusyError where too many wait."""
-        if self._inside >= self._most:
-            raise BusyError
+        self.check()
         self._inside += 1
         running = asyncio.get_running_loop().run_in_executor(self._pool, work)
         # a request that is given up does not end its work, whose place is taken until it is done
         running.add_done_callback(self._left)
         return await asyncio.shield(running)
+
+    def check(self) -> None:
+        """Raise BusyError where too many wait."""
+        if self._inside >= self._most:
+            raise BusyError
 
     def _left(self, done: asyncio.Future[R]) -> None:
         self._inside -= 1

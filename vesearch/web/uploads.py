@@ -12,6 +12,7 @@ from vesearch.question import Seen
 
 _FOR_S = 3600.0  # since it was last asked for
 _MOST_BYTES = 256_000_000  # of all together: files and pixels
+_MOST = 2_000
 
 
 class Uploads:
@@ -20,6 +21,7 @@ class Uploads:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._kept: OrderedDict[str, tuple[Seen, float]] = OrderedDict()
+        self._bytes = 0
         self._lock = threading.Lock()
 
     def add(self, seen: Seen) -> str:
@@ -27,6 +29,7 @@ class Uploads:
         name = secrets.token_urlsafe(18)
         with self._lock:
             self._kept[name] = (seen, self._clock())
+            self._bytes += _size_of(seen)
             self._drop()
         return name
 
@@ -41,14 +44,20 @@ class Uploads:
             self._kept.move_to_end(name)
             return kept[0]
 
+    def sweep(self) -> None:
+        """Give up what was not asked for for an hour; somebody has to call this now and then."""
+        with self._lock:
+            self._drop()
+
     def _drop(self) -> None:
         oldest = self._clock() - _FOR_S
         while self._kept:
             _, since = next(iter(self._kept.values()))
-            total = sum(_size_of(seen) for seen, _ in self._kept.values())
-            if since >= oldest and (total <= _MOST_BYTES or len(self._kept) == 1):
+            many = self._bytes > _MOST_BYTES or len(self._kept) > _MOST
+            if since >= oldest and (not many or len(self._kept) == 1):
                 return
-            self._kept.popitem(last=False)
+            _, (seen, _) = self._kept.popitem(last=False)
+            self._bytes -= _size_of(seen)
 
 
 def _size_of(seen: Seen) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -43,9 +44,15 @@ def zipped(photos: Iterable[Path]) -> Iterator[bytes]:
                 source = photo.open("rb")
             except OSError:
                 continue
-            name = f"{number:02}-{photo.name}".encode("utf-8", "replace").decode()
+            name = f"{number:02}-{_harmless(photo.name)}"
             with source, made.open(zipfile.ZipInfo(name), "w", force_zip64=True) as target:
                 while piece := source.read(_PIECE):
                     target.write(piece)
                     yield pipe.read()
     yield pipe.read()
+
+
+def _harmless(name: str) -> str:
+    """Return a name that is one in any system: what divides paths elsewhere, too, becomes _."""
+    kept = re.sub(r'[\x00-\x1f\x7f"*/:<>?\\|]', "_", name)
+    return kept.encode("utf-8", "replace").decode()
