@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import shutil
 import threading
 import time
@@ -13,11 +15,13 @@ from typing import Any
 
 import pytest
 import uvicorn
+from click.testing import CliRunner
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests import photos as pictures
 from vesearch import pipeline
+from vesearch.cli.main import main
 from vesearch.config import load_config
 from vesearch.web.app import create_app
 from vesearch.web.guard import Rules
@@ -133,7 +137,7 @@ def test_from_a_photo_to_what_is_alike_and_on_and_back(open_page: Any, folder: P
     expect(page.locator("#some a")).to_have_count(8)
     accessible(page)
     show(page, folder / "photos" / LEFT)
-    expect(page.locator("#told")).to_contain_text("click the one")
+    expect(page.locator("#told")).to_contain_text("pick the one")
     accessible(page)
     page.locator('[data-number="1"]').click()
     expect(page.locator(".card")).to_have_count(1)
@@ -202,13 +206,87 @@ def test_right_and_wrong_refine_and_selected_photos_are_taken_along(
     expect(page.locator("#copy-paths")).to_have_text("Copied")
     assert str(folder / "photos" / RIGHT) in page.evaluate("navigator.clipboard.readText()")
     page.locator("#copy-command").click()
+    expect(page.locator("#copy-command")).to_have_text("Copied")
     command = page.evaluate("navigator.clipboard.readText()")
-    assert re.fullmatch(rf"vesearch query '\S+{LEFT}#1' --not \d+ --min-confidence 0", command)
+    assert f"{LEFT} --entity 1 --not " in command
+    same = answers(command)  # the command finds what the page shows
+    assert same == [Path(name).name for name in page.locator(".card .path").all_inner_texts()]
     with page.expect_download() as taken:
         page.locator("#zip").click()
     assert taken.value.suggested_filename == "photos.zip"
     page.locator("#marks button").click()
     expect(page.locator("#marks")).to_be_empty()
+    page.locator(".card").nth(1).get_by_text("Right").click()
+    expect(page.locator("#marks")).to_contain_text("Refined by 1 right")
+    expect(page.locator("#cards.old")).to_have_count(0)
+    expect(page.locator("#copy-command")).to_have_text("Copy command")
+    page.locator("#copy-command").click()
+    expect(page.locator("#copy-command")).to_have_text("Copied")
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert f"{LEFT}#1' --id " in command
+    assert answers(command)[0] == Path(page.locator(".card .path").first.inner_text()).name
+
+
+def answers(command: str) -> list[str]:
+    """Return the names of the photos that a command line finds."""
+    done = CliRunner().invoke(main, [*shlex.split(command)[1:], "--json"])
+    assert done.exit_code == 0, done.output
+    return [Path(match["image"]).name for match in json.loads(done.stdout)["matches"]]
+
+
+def test_several_things_at_once_and_the_whole_photo(open_page: Any, folder: Path) -> None:
+    page = open_page()
+    show(page, folder / "photos" / LEFT)
+    things = page.locator("#things a")
+    assert things.count() == page.locator(".entity").count() > 2
+    things.nth(1).hover()
+    expect(page.locator('[data-entity="2"].hot')).to_have_count(1)
+    accessible(page)
+    things.nth(0).click()
+    expect(page.locator(".card").first).to_contain_text(RIGHT)
+    expect(things.first).to_be_hidden()
+    page.locator('[data-number="2"]').click(modifiers=["Shift"])
+    page.wait_for_url(re.compile("e=1%2C2"))
+    expect(page.locator(".entity.chosen")).to_have_count(2)
+    expect(page.locator("#hint")).to_contain_text("all of these")
+    page.locator("#sure").fill("0")
+    expect(page.locator(".card").first).to_contain_text(RIGHT)
+    expect(page.locator(".card").first.get_by_text("Right", exact=True)).to_have_count(0)
+    expect(page.locator(".card").first.locator(".peak.dark")).to_have_count(2)
+    page.keyboard.press("Shift+Digit2")  # once more: without it
+    page.wait_for_url(re.compile("e=1&"))
+    page.locator("#add").click()
+    expect(page.locator("#add")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("3")
+    page.wait_for_url(re.compile("e=1%2C3"))
+    page.reload()
+    expect(page.locator(".entity.chosen")).to_have_count(2)
+    page.locator(".card .go").first.click()
+    page.wait_for_url(re.compile(r"image=\d+&e=\d+%2C\d+"))
+    page.go_back()
+    page.locator("#whole").click()
+    page.wait_for_url(re.compile("whole=1"))
+    expect(page.locator("#whole")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(".card").first).to_contain_text(RIGHT)
+    accessible(page)
+    page.locator("#clear").click()
+    expect(things.first).to_be_visible()
+
+
+def test_what_is_nearest_is_shown_where_nothing_is_alike(open_page: Any, folder: Path) -> None:
+    page = open_page()
+    show(page, folder / "photos" / "coffee.png")
+    page.keyboard.press("1")
+    expect(page.locator("#told")).to_contain_text("Nothing is alike")
+    accessible(page)
+    page.get_by_role("button", name="Show what is nearest").click()
+    expect(page.locator(".card")).to_have_count(7)
+    assert page.locator("#sure").input_value() == "0"
+    expect(page.locator("#next")).to_be_hidden()
+    page.goto(page.url + "&top=3")
+    expect(page.locator(".card")).to_have_count(3)
+    page.locator("#next").click()
+    expect(page.locator(".card")).to_have_count(7)
 
 
 def _drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -313,11 +391,13 @@ def test_what_is_no_photo_is_told(open_page: Any, tmp_path: Path) -> None:
     page = open_page()
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff" + b"\0" * 500)
     page.set_input_files("#file", str(tmp_path / "broken.jpg"))
-    expect(page.locator("#told.bad")).not_to_be_empty()
+    expect(page.locator("#told.bad")).to_contain_text("broken.jpg cannot be searched: not an image")
     accessible(page)
     (tmp_path / "large.jpg").write_bytes(b"\xff\xd8\xff" + b"\0" * (_MOST + 10))
     page.set_input_files("#file", str(tmp_path / "large.jpg"))
-    expect(page.locator("#told.bad")).to_contain_text("bytes")
+    expect(page.locator("#told.bad")).to_contain_text("at most 3 MB")
+    page.get_by_role("button", name="Back", exact=True).click()
+    expect(page.locator("#start")).to_be_visible()
     page.goto(page.url.split("?")[0] + "?image=123456&e=1")
     expect(page.locator("#told.bad")).to_contain_text("no photo 123456")
 

@@ -106,7 +106,7 @@ class Guard:
         except ValueError:
             return 400, "Content-Length is no number"
         if length > most:
-            return 413, f"the body has over {most} bytes"
+            return 413, f"too large: at most {_size(most)} are taken"
         if self._rules.token is None or scope["path"] == "/healthz":
             return None
         given = _bearer(headers) or _cookie(headers) or _in_query(scope)
@@ -142,6 +142,10 @@ def _is_same_origin(headers: dict[str, str]) -> bool:
         return False
     origin = headers.get("origin")
     return origin is None or urlsplit(origin).netloc == headers.get("host")
+
+
+def _size(size: int) -> str:
+    return f"{size // 1_000_000} MB" if size >= 1_000_000 else f"{size} bytes"
 
 
 def _bearer(headers: dict[str, str]) -> str | None:

@@ -31,7 +31,16 @@ export function pathOf(outlines) {
   }).join("");
 }
 
-export const around = (w, h) => `M0 0H${w}V${h}H0Z`;
+let veils = 0;
+
+// everything dimmed but some shapes, which may overlap: a mask, where even and odd would not do
+export function veil(w, h, shapes) {
+  const id = `lit-${++veils}`;
+  const all = { x: 0, y: 0, width: w, height: h };
+  return make("g", {},
+    make("mask", { id, maskUnits: "userSpaceOnUse", ...all }, make("rect", { ...all, fill: "#fff" }), ...shapes.map((d) => make("path", { d, "fill-rule": "evenodd", fill: "#000" }))),
+    make("rect", { class: "veil", mask: `url(#${id})`, ...all }));
+}
 
 export function spot(letter, [x, y], pixel) {
   const r = 9 * pixel;
@@ -53,7 +62,8 @@ export function viewOf(box, w, h) {
   return [place((x0 + x1) / 2, width, w), place((y0 + y1) / 2, height, h), width, height];
 }
 
-export function tile(match) {
+// address: of the whole photo's picture, where it is none of the collection
+export function tile(match, address = null) {
   const { width: w, height: h } = match;
   const parts = match.parts.length ? match.parts : [match];
   const box = parts.map((part) => part.box).reduce((a, b) => [
@@ -61,15 +71,16 @@ export function tile(match) {
   const view = viewOf(box, w, h);
   const pixel = view[2] / 240;
   const near = view[2] < w / 2 ? 1280 : 640;
-  const shape = parts.map((part) => pathOf(part.outlines)).join("");
+  const shapes = parts.map((part) => pathOf(part.outlines));
+  const shape = shapes.join("");
   const drawn = make("svg", { class: "tile", viewBox: view.join(" "), preserveAspectRatio: "xMidYMid slice", "aria-hidden": "true" },
-    make("image", { href: `/api/photos/${match.image}?size=${near}`, width: w, height: h }),
-    make("path", { class: "veil", d: around(w, h) + shape, "fill-rule": "evenodd" }),
+    make("image", { href: address || `/api/photos/${match.image}?size=${near}`, width: w, height: h }),
+    veil(w, h, shapes),
     make("path", { class: "halo", d: shape, fill: "none", stroke: "#fff", "stroke-width": 4, "vector-effect": "non-scaling-stroke" }),
     make("path", { d: shape, fill: "none", stroke: "#0077bb", "stroke-width": 2.2, "vector-effect": "non-scaling-stroke" }));
   if (match.spots.length) match.spots.forEach((s) => drawn.append(spot(s.letter, s.at, pixel)));
   else {
-    for (const part of parts) {
+    for (const part of parts.filter((one) => one.peak)) {
       for (const dark of ["dark", ""]) drawn.append(make("circle", { class: `peak ${dark}`, cx: part.peak[0], cy: part.peak[1], r: 7 * pixel }));
     }
   }

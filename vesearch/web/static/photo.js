@@ -1,17 +1,18 @@
 // The photo that is asked about: its entities to click, and boxes to draw.
 
-import { around, make, pathOf, spot } from "./draw.js";
+import { make, pathOf, spot, veil } from "./draw.js";
 
 const MOVED = 6; // px before a press is a drag
 const HELD = 350; // ms before a touch draws
+const NONE = { e: [], box: null, whole: false };
 
 export class Photo {
-  // pick: called with {e} or {box}; the choice is shown by choose()
+  // pick: called with {e} or {box}, and whether it is one more; the choice is shown by choose()
   constructor(place, pick) {
     this.place = place;
     this.pick = pick;
     this.entities = [];
-    this.chosen = null;
+    this.chosen = NONE;
     this.spots = [];
     new ResizeObserver(() => this.scale()).observe(place);
   }
@@ -20,7 +21,7 @@ export class Photo {
   show(address, width, height, title) {
     this.size = [width, height];
     this.entities = [];
-    this.chosen = null;
+    this.chosen = NONE;
     this.spots = [];
     this.image = make("image", { href: address, width, height });
     this.layer = make("g");
@@ -39,8 +40,9 @@ export class Photo {
     this.draw();
   }
 
-  choose(pick, spots = []) {
-    this.chosen = pick;
+  // e: numbers of entities; or box, or whole
+  choose({ e, box, whole }, spots = []) {
+    this.chosen = { e, box, whole };
     this.spots = spots;
     this.draw();
   }
@@ -56,31 +58,37 @@ export class Photo {
     const focused = document.activeElement?.dataset?.entity;
     const [w, h] = this.size;
     this.layer.replaceChildren();
-    const picked = this.chosen?.e ? this.entities[this.chosen.e - 1] : null;
-    const box = this.chosen?.box;
-    this.svg.classList.toggle("decided", Boolean(picked || box));
-    if (picked) this.layer.append(make("path", { class: "veil", "fill-rule": "evenodd", d: around(w, h) + pathOf(picked.outlines) }));
-    if (box) this.layer.append(make("path", { class: "veil", "fill-rule": "evenodd", d: `${around(w, h)}M${box[0]} ${box[1]}H${box[2]}V${box[3]}H${box[0]}Z` }));
+    const { box, whole } = this.chosen;
+    const picked = this.chosen.e.map((e) => this.entities[e - 1]).filter(Boolean);
+    this.svg.classList.toggle("decided", Boolean(picked.length || box || whole));
+    if (picked.length) this.layer.append(veil(w, h, picked.map((entity) => pathOf(entity.outlines))));
+    if (box) this.layer.append(veil(w, h, [`M${box[0]} ${box[1]}H${box[2]}V${box[3]}H${box[0]}Z`]));
     const small = [...this.entities].sort((a, b) => b.area - a.area);
     small.forEach((entity) => this.layer.append(this.entity(entity)));
     small.forEach((entity) => this.layer.append(this.badge(entity))); // never under another entity
     if (box) this.layer.append(this.own(box));
+    if (whole) for (const kind of ["under", "frame"]) this.layer.append(make("rect", { class: kind, x: 0, y: 0, width: w, height: h }));
     this.spots.forEach(([letter, at]) => this.layer.append(spot(letter, at, this.pixel)));
     this.scale();
     if (focused) this.layer.querySelector(`[data-entity="${focused}"]`)?.focus();
+  }
+
+  // as if pointed at, from elsewhere on the page
+  hot(number, is) {
+    for (const part of this.layer?.querySelectorAll(`[data-entity="${number}"], [data-number="${number}"]`) || []) part.classList.toggle("hot", is);
   }
 
   entity(entity) {
     const d = pathOf(entity.outlines);
     const share = (100 * entity.area) / (this.size[0] * this.size[1]);
     const what = `${entity.stuff ? "Background" : "Entity"} ${entity.entity}${entity.label ? `, ${entity.label}` : ""}, ${share < 1 ? "under 1" : Math.round(share)} % of the photo`;
-    const chosen = this.chosen?.e === entity.entity;
+    const chosen = this.chosen.e.includes(entity.entity);
     const made = make("g", { class: `entity${entity.stuff ? " stuff" : ""}${chosen ? " chosen" : ""}`, tabindex: "0", role: "button", "aria-pressed": String(chosen), "aria-label": what, "data-entity": entity.entity },
       make("path", { class: "halo", d }), make("path", { class: "area", d, "fill-rule": "evenodd" }));
     made.addEventListener("keydown", (event) => {
       if (event.key === "Enter" || event.key === " ") {
         event.preventDefault();
-        this.pick({ e: entity.entity });
+        this.pick({ e: entity.entity }, event.shiftKey);
       }
     });
     return made;
@@ -89,13 +97,10 @@ export class Photo {
   badge(entity) {
     const number = make("text");
     number.textContent = entity.entity;
-    const state = `${entity.stuff ? " stuff" : ""}${this.chosen?.e === entity.entity ? " chosen" : ""}`;
+    const state = `${entity.stuff ? " stuff" : ""}${this.chosen.e.includes(entity.entity) ? " chosen" : ""}`;
     const made = make("g", { class: `badge${state}`, "aria-hidden": "true", "data-number": entity.entity, "data-x": entity.peak[0], "data-y": entity.peak[1] }, make("circle"), number);
     for (const [event, is] of [["pointerenter", true], ["pointerleave", false]]) {
-      made.addEventListener(event, () => {
-        made.classList.toggle("hot", is);
-        this.layer.querySelector(`[data-entity="${entity.entity}"]`)?.classList.toggle("hot", is);
-      });
+      made.addEventListener(event, () => this.hot(entity.entity, is));
     }
     return made;
   }
@@ -185,7 +190,7 @@ export class Photo {
   press(event) {
     if (event.button > 0 || this.drag) return;
     const drag = this.drag = { id: event.pointerId, from: this.at(event), start: [event.clientX, event.clientY], entity: this.entityAt(event.target), own: event.target.dataset?.own, draws: false };
-    drag.before = this.chosen?.box;
+    drag.before = this.chosen.box;
     const touch = event.pointerType === "touch";
     if (drag.own) drag.draws = true;
     const timer = touch && !drag.own ? setTimeout(() => { drag.draws = true; }, HELD) : null;
@@ -205,7 +210,7 @@ export class Photo {
       this.drag = null;
       if (next.type === "pointercancel") this.draw();
       else if (drag.box && this.large(drag.box)) this.pick({ box: drag.box });
-      else if (drag.entity && !drag.box) this.pick({ e: Number(drag.entity) });
+      else if (drag.entity && !drag.box) this.pick({ e: Number(drag.entity) }, next.shiftKey || next.ctrlKey || next.metaKey);
       else this.draw();
     };
     addEventListener("pointermove", move);
@@ -232,7 +237,7 @@ export class Photo {
       box[down] = y;
       this.drag.box = this.inside(box);
     } else this.drag.box = this.inside([...from, x, y]);
-    this.chosen = { box: this.drag.box };
+    this.chosen = { ...NONE, box: this.drag.box };
     this.draw();
   }
 }
