@@ -326,7 +326,11 @@ def test_a_box_is_drawn_moved_and_resized(open_page: Any, folder: Path) -> None:
     page.wait_for_function("box => !location.search.includes(box)", arg=str(moved[2]))
     assert _box(page)[2:] == pytest.approx([0.7 * 741, 0.7 * 500], abs=6)
     accessible(page)
-    page.locator("[data-own=move]").focus()
+    page.locator("#clear").click()
+    page.locator("#draw").focus()  # without a mouse
+    page.keyboard.press("Enter")
+    assert _box(page) == pytest.approx([185, 125, 556, 375], abs=1)
+    expect(page.locator("[data-own=move]")).to_be_focused()
     before = _box(page)
     page.keyboard.press("ArrowRight")
     page.wait_for_function("box => !location.search.includes(box)", arg=str(before[0]))
@@ -438,6 +442,35 @@ def test_no_index_yet_and_then_there_is_one(open_page: Any, folder: Path, tmp_pa
     page.locator("#sure").fill("0.1")
     expect(page.locator("#offline")).to_be_visible()
     expect(page.locator("#told.bad")).to_contain_text("does not answer")
+
+
+def test_photos_that_are_gone_or_changed_are_told(
+    open_page: Any, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "photos", tmp_path / "photos")
+    config = load_config(overrides=[f"run.store={tmp_path / 'store'}", "run.device=cpu"])
+    pipeline.ingest(config, [tmp_path / "photos"], index=True)
+    (tmp_path / "photos" / RIGHT).unlink()
+    shutil.copy(tmp_path / "photos" / "coffee.png", tmp_path / "photos" / LEFT)
+    made = _Server(config)
+    try:
+        page = open_page(at=made.address)
+        show(page, folder / "photos" / LEFT)
+        page.keyboard.press("1")
+        card = page.locator(".card").filter(has_text=RIGHT)
+        expect(card.locator(".missing")).to_have_text("This photo is not there any more")
+        page.locator("#sure").fill("0")
+        other = page.locator(".card").filter(has_text="rocket")
+        other.locator(".go").click()
+        page.keyboard.press("1")
+        changed = page.locator(".card").filter(has_text=LEFT)
+        expect(changed).to_contain_text("changed since ingest")
+        changed.locator(".go").click()
+        expect(page.locator("#photo-title")).to_contain_text("changed since")
+        expect(page.locator("#photo .missing")).to_be_visible()
+        expect(page.locator(".card").first).to_be_visible()  # its things are known still
+    finally:
+        made.stop()
 
 
 def test_odd_photos_fit(open_page: Any, tmp_path: Path) -> None:

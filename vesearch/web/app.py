@@ -211,8 +211,7 @@ def _tell_errors(app: FastAPI) -> None:
     }
     for kind, answer in of_request.items():
         _on(app, kind, answer)
-    _on(app, VesearchError, lambda err: _told(422, str(err)))
-    _on(app, ImageError, lambda err: _told(_IMAGE_CODES.get(_status(err), 422), str(err)))
+    _on(app, VesearchError, lambda err: _told(_code_of(err), str(err)))
     _on(app, MissingError, lambda err: _told(404, str(err)))
     for kind in (StoreError, ModelError, ConfigError, UnknownNameError, MissingPackageError):
         _on(app, kind, lambda err: _told(503, str(err)))  # no fault of who asks
@@ -251,8 +250,10 @@ class _Files(StaticFiles):
         return response
 
 
-def _status(err: Exception) -> str:
-    return getattr(err, "status", "unreadable")
+def _code_of(err: Exception) -> int:
+    """Return the code for what cannot be used; a photo's error may be why there is another."""
+    of_photo = err if isinstance(err, ImageError) else err.__cause__
+    return _IMAGE_CODES.get(of_photo.status, 422) if isinstance(of_photo, ImageError) else 422
 
 
 def _first_fault(err: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,7 @@ from vesearch.web.schema import ExampleIn, SearchIn
 from vesearch.web.uploads import Uploads
 
 _SHOWN_SKIPPED = 200
+_STATUS_S = 30.0
 
 
 class MissingError(VesearchError):
@@ -44,6 +46,7 @@ class Service:
         self.searcher = Searcher(config)
         self.uploads = Uploads()
         self.pictures = Pictures(self.searcher.job.decoders)
+        self._status: tuple[State, float, dict[str, Any]] | None = None
         self._frequent: tuple[State, int, list[dict[str, Any]]] | None = None
 
     def warm(self) -> None:
@@ -145,8 +148,20 @@ class Service:
     # --- the collection -----------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """Return what `vesearch status --json` says, of skipped files the first."""
-        found = asdict(status_of(Job(self.searcher.job.config)))
+        """Return what `vesearch status --json` says, of skipped files the first.
+
+        It is read anew where the collection changed, and now and then; who writes is told at once.
+        """
+        job = Job(self.searcher.job.config)
+        state, now = State.of(job.store), time.monotonic()
+        last = self._status
+        if last is None or not last[0].holds(state) or now - last[1] > _STATUS_S:
+            last = self._status = state, now, self._read_status(job)
+        writer = job.store.writer()
+        return last[2] | {"writer": None if writer is None else asdict(writer)}
+
+    def _read_status(self, job: Job) -> dict[str, Any]:
+        found = asdict(status_of(job))
         skipped, noted = found["skipped"], found["noted"]
         shown = {"skipped": skipped[:_SHOWN_SKIPPED], "noted": noted[:_SHOWN_SKIPPED]}
         for row in [*shown["skipped"], *shown["noted"]]:

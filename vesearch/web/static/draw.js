@@ -63,6 +63,13 @@ export function viewOf(box, w, h) {
 }
 
 // address: of the whole photo's picture, where it is none of the collection
+// in place of a photo that cannot be had any more
+export function missing([x, y, width, height]) {
+  const text = make("text", { class: "missing", x: x + width / 2, y: y + height / 2, "font-size": width / 18 });
+  text.textContent = "This photo is not there any more";
+  return text;
+}
+
 export function tile(match, address = null) {
   const { width: w, height: h } = match;
   const parts = match.parts.length ? match.parts : [match];
@@ -73,8 +80,10 @@ export function tile(match, address = null) {
   const near = view[2] < w / 2 ? 1280 : 640;
   const shapes = parts.map((part) => pathOf(part.outlines));
   const shape = shapes.join("");
+  const image = make("image", { href: address || `/api/photos/${match.image}?size=${near}`, width: w, height: h });
+  image.addEventListener("error", () => image.replaceWith(missing(view)));
   const drawn = make("svg", { class: "tile", viewBox: view.join(" "), preserveAspectRatio: "xMidYMid slice", "aria-hidden": "true" },
-    make("image", { href: address || `/api/photos/${match.image}?size=${near}`, width: w, height: h }),
+    image,
     veil(w, h, shapes),
     make("path", { class: "halo", d: shape, fill: "none", stroke: "#fff", "stroke-width": 4, "vector-effect": "non-scaling-stroke" }),
     make("path", { d: shape, fill: "none", stroke: "#0077bb", "stroke-width": 2.2, "vector-effect": "non-scaling-stroke" }));

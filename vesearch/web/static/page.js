@@ -96,7 +96,7 @@ async function showPhoto(now, signal) {
     const found = about || (now.photo ? await api.upload(now.photo, signal) : await api.stored(now.image, signal));
     known.set(key, found);
     if (signal.aborted) return;
-    const title = nameOf(found.path) || "Your photo";
+    const title = (nameOf(found.path) || "Your photo") + (found.stale ? " (changed since it was taken in)" : "");
     document.title = `${title} · vesearch`;
     $("photo-title").textContent = title;
     photo.show(local.get(now.photo) || pictureOf(now, 1280), found.width, found.height, `${title} and its entities`);
@@ -124,6 +124,7 @@ function showThings(now, found) {
 function showWays(now) {
   $("ways").hidden = false;
   $("whole").setAttribute("aria-pressed", String(now.whole));
+  $("draw").setAttribute("aria-pressed", String(Boolean(now.box)));
   $("add").hidden = !now.e.length || known.get(keyOf(now)).entities.length < 2;
   if (!now.e.length) adding = false;
   $("add").setAttribute("aria-pressed", String(adding));
@@ -146,6 +147,13 @@ function showHint(now) {
 $("whole").addEventListener("click", () => {
   const now = state();
   go({ ...now, ...NOTHING, whole: !now.whole });
+});
+// a box to begin with, for who cannot drag one
+$("draw").addEventListener("click", () => {
+  const now = state();
+  const [w, h] = photo.size;
+  go({ ...now, ...NOTHING, box: now.box ? null : [w / 4, h / 4, (3 * w) / 4, (3 * h) / 4].map(Math.round) });
+  photo.place.querySelector("[data-own=move]")?.focus();
 });
 $("add").addEventListener("click", () => {
   adding = !adding;

@@ -1,6 +1,6 @@
 // The photo that is asked about: its entities to click, and boxes to draw.
 
-import { make, pathOf, spot, veil } from "./draw.js";
+import { make, missing, pathOf, spot, veil } from "./draw.js";
 
 const MOVED = 6; // px before a press is a drag
 const HELD = 350; // ms before a touch draws
@@ -24,6 +24,7 @@ export class Photo {
     this.chosen = NONE;
     this.spots = [];
     this.image = make("image", { href: address, width, height });
+    this.image.addEventListener("error", () => this.image.replaceWith(missing([0, 0, width, height])));
     this.layer = make("g");
     this.svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": title }, this.image, this.layer);
     this.place.replaceChildren(this.svg);

@@ -6,9 +6,10 @@ import { addressOf, ALIKE, nameOf, NOTHING } from "./state.js";
 
 const $ = (id) => document.getElementById(id);
 const BUSY_MS = 3000;
-const IDLE_MS = 30000;
+const IDLE_MS = 10000;
 let seed = 0;
 let looks = null;
+let fills = null; // the photos and groups that are under way: they may take long
 
 export async function showStart(go) {
   clearTimeout(looks);
@@ -17,13 +18,17 @@ export async function showStart(go) {
     const found = await api.status();
     busy = Boolean(found.writer);
     $("collection").replaceChildren(...about(found));
-    if (!$("some").children.length && found.images) await showSome(go);
-    if (!$("groups").children.length && found.index) await showGroups(go);
+    fills ??= fill(found, go).catch(() => {}).finally(() => { fills = null; });
   } catch (fault) {
     $("collection").replaceChildren(...(fault.status === 503 ? howToBegin(fault.message) : [html("p", { class: "lead", text: fault.message })]));
   }
   clearTimeout(looks); // it may have been shown again meanwhile
   if (!$("start").hidden) looks = setTimeout(() => showStart(go), busy ? BUSY_MS : IDLE_MS);
+}
+
+async function fill(found, go) {
+  if (!$("some").children.length && found.images) await showSome(go);
+  if (!$("groups").children.length && found.index) await showGroups(go);
 }
 
 // where there is no collection yet: what the server says, and what to run
