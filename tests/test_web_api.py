@@ -383,7 +383,7 @@ def test_whatever_goes_wrong_is_one_line(
         raise StoreDamagedError("a file is damaged; run: vesearch verify --repair")
 
     monkeypatch.setattr(Service, "status", broken)
-    assert "verify" in error(client.get("/api/status"), 503)
+    assert "verify" in error(client.get("/api/status"), 500)
     monkeypatch.setattr(Service, "status", lambda self: 1 / 0)
     own = TestClient(client.app, base_url=HERE, raise_server_exceptions=False)
     assert "its log" in error(own.get("/api/status"), 500)

@@ -23,6 +23,7 @@ from tests import photos as pictures
 from vesearch import pipeline
 from vesearch.cli.main import main
 from vesearch.config import load_config
+from vesearch.store.shards import Store
 from vesearch.web.app import create_app
 from vesearch.web.guard import Rules
 
@@ -442,6 +443,24 @@ def test_no_index_yet_and_then_there_is_one(open_page: Any, folder: Path, tmp_pa
     page.locator("#sure").fill("0.1")
     expect(page.locator("#offline")).to_be_visible()
     expect(page.locator("#told.bad")).to_contain_text("does not answer")
+    page.set_input_files("#file", str(folder / "photos" / LEFT))
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
+    expect(page.locator("#photo image")).to_be_visible()  # the photo is there all the same
+
+
+def test_an_ingest_is_followed(open_page: Any, folder: Path) -> None:
+    store = Store(folder / "store")
+    with store.lock():
+        store._lock._told = 0.0
+        store.tell(3, 10)
+        page = open_page()
+        expect(page.locator("#collection")).to_contain_text("Being added: 3 of 10 photos")
+        assert page.locator("progress").get_attribute("value") == "3"
+        accessible(page)
+        store._lock._told = 0.0
+        store.tell(5, 10)
+        expect(page.locator("#collection")).to_contain_text("5 of 10")
+    expect(page.locator("#collection")).not_to_contain_text("Being added")
 
 
 def test_photos_that_are_gone_or_changed_are_told(

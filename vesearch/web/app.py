@@ -24,6 +24,7 @@ from vesearch.errors import (
     MissingPackageError,
     ModelError,
     StoreError,
+    StoreMissingError,
     UnknownNameError,
     VesearchError,
 )
@@ -213,8 +214,9 @@ def _tell_errors(app: FastAPI) -> None:
         _on(app, kind, answer)
     _on(app, VesearchError, lambda err: _told(_code_of(err), str(err)))
     _on(app, MissingError, lambda err: _told(404, str(err)))
+    _on(app, StoreMissingError, lambda err: _told(503, str(err)))
     for kind in (StoreError, ModelError, ConfigError, UnknownNameError, MissingPackageError):
-        _on(app, kind, lambda err: _told(503, str(err)))  # no fault of who asks
+        _on(app, kind, lambda err: _told(500, str(err)))  # no fault of who asks
     _on(app, RequestValidationError, lambda err: _told(422, _first_fault(err)))
     _on(app, Exception, lambda err: _told(500, "the server has failed: its log says how"))
 

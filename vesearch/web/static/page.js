@@ -266,7 +266,7 @@ async function take(file) {
     go({ ...NOTHING, photo: found.photo, image: null, sure: ALIKE });
   } catch (fault) {
     if (fault.name === "AbortError") return;
-    $("work").classList.add("failed");
+    if (fault.status) $("work").classList.add("failed"); // else the photo stays: it may work in a moment
     const buttons = [["Choose another photo", () => $("file").click()], ["Back", () => show()]];
     if (!fault.status || fault.status >= 429) buttons.unshift(["Try again", () => take(file)]);
     tell(`${file.name || "This photo"} cannot be searched: ${fault.message}`, { bad: true, buttons });
