@@ -3,10 +3,9 @@
 import { api } from "./api.js";
 import { html, tile } from "./draw.js";
 import { follows } from "./start.js";
-import { addressOf, commandOf, nameOf, NOTHING, state } from "./state.js";
+import { addressOf, commandOf, nameOf, NOTHING, RANKS, state } from "./state.js";
 
 const $ = (id) => document.getElementById(id);
-const RANKS = 1000; // an entity's id is its image's id times this, and its number less one
 const chosen = new Map(); // image -> path, of selected cards
 
 export function card(match, now, go) {
@@ -36,7 +35,7 @@ function marks(match, now, go) {
   const offered = now.e.length > 1 ? [["wrong", "Wrong"]] : [["right", "Right"], ["wrong", "Wrong"]];
   return offered.map(([name, told]) => {
     const pressed = now[name].includes(match.entity_id);
-    const mark = html("button", { type: "button", class: "button", "aria-pressed": String(pressed), text: told, "aria-label": `${told}: ${nameOf(match.path)}` });
+    const mark = html("button", { type: "button", class: "button", "aria-pressed": String(pressed), "data-key": `${name} ${match.entity_id}`, text: told, "aria-label": `${told}: ${nameOf(match.path)}` });
     mark.addEventListener("click", () => {
       const without = (list) => list.filter((id) => id !== match.entity_id);
       const wanted = { ...now, right: without(now.right), wrong: without(now.wrong) };
@@ -48,7 +47,7 @@ function marks(match, now, go) {
 }
 
 function selection(match) {
-  const box = html("input", { type: "checkbox", "aria-label": `Select: ${nameOf(match.path)}` });
+  const box = html("input", { type: "checkbox", "data-key": `select ${match.image}`, "aria-label": `Select: ${nameOf(match.path)}` });
   box.checked = chosen.has(match.image);
   box.addEventListener("change", () => {
     if (box.checked) chosen.set(match.image, match.path);

@@ -3,6 +3,8 @@
 import { api, pictureOf } from "./api.js";
 import { card, forgetChosen, offerCopies, showChosen } from "./cards.js";
 import { html, tile } from "./draw.js";
+import { fill, listen } from "./filters.js";
+import { marksOf, meet } from "./marks.js";
 import { Photo } from "./photo.js";
 import { follows, others, showStart } from "./start.js";
 import { addressOf, ALIKE, isChosen, keyOf, MOST, nameOf, NOTHING, question, state, toggled, TOP } from "./state.js";
@@ -51,11 +53,11 @@ async function show() {
     shown = null;
     return showStart(go);
   }
-  fill(now);
+  fill(now, known.get(keyOf(now))?.entities);
   try {
     await showPhoto(now, ends.signal);
     if (ends.signal.aborted) return;
-    fill(now);
+    fill(now, known.get(keyOf(now)).entities);
     await showMatches(now, ends.signal);
   } catch (fault) {
     if (fault.name !== "AbortError") tell(fault.message, { bad: true, buttons: fault.status === 404 ? [] : [["Try again", show]] });
@@ -117,7 +119,10 @@ function showThings(now, found) {
     const drawn = tile({ ...entity, width: found.width, height: found.height, parts: [], spots: [], peak: null }, address);
     const link = html("a", { href: addressOf(wanted) }, drawn, html("span", { class: "count", text: entity.entity }), html("span", { class: "hidden", text: `Look for ${entity.stuff ? "background" : "entity"} ${entity.entity}${entity.label ? `, ${entity.label}` : ""}` }));
     for (const [event, is] of [["pointerenter", true], ["pointerleave", false], ["focus", true], ["blur", false]]) link.addEventListener(event, () => photo.hot(entity.entity, is));
-    return html("li", {}, follows(link, wanted, go));
+    return html("li", {}, follows(link, wanted, (on) => {
+      go(on);
+      photo.place.querySelector(`[data-entity="${entity.entity}"]`)?.focus();
+    }));
   }));
 }
 
@@ -129,10 +134,7 @@ function showWays(now) {
   if (!now.e.length) adding = false;
   $("add").setAttribute("aria-pressed", String(adding));
   $("clear").hidden = !isChosen(now);
-  const marks = [now.right.length && `${now.right.length} right`, now.wrong.length && `${now.wrong.length} wrong`].filter(Boolean).join(", ");
-  const forget = html("button", { type: "button", class: "button", text: "Forget marks" });
-  forget.addEventListener("click", () => go({ ...now, right: [], wrong: [] }));
-  $("marks").replaceChildren(...(marks ? [html("span", { text: `Refined by ${marks}` }), forget] : []));
+  $("marks").replaceChildren(...marksOf(now, go));
   showHint(now);
 }
 
@@ -159,7 +161,10 @@ $("add").addEventListener("click", () => {
   adding = !adding;
   showWays(state());
 });
-$("clear").addEventListener("click", () => go({ ...state(), ...NOTHING }));
+$("clear").addEventListener("click", () => {
+  go({ ...state(), ...NOTHING });
+  $("whole").focus();
+});
 
 // --- the answer --------------------------------------------------------------------------------
 
@@ -179,7 +184,10 @@ async function showMatches(now, signal) {
   const answer = await api.search(question(now), signal);
   if (signal.aborted) return;
   $("cards").classList.remove("old");
+  meet(answer.matches);
+  const key = document.activeElement?.dataset?.key; // of what was pressed on a card
   $("cards").replaceChildren(...answer.matches.map((match) => card(match, now, go)));
+  if (key) ($("cards").querySelector(`[data-key="${key}"]`) || $("marks").querySelector(`[data-key="${key}"]`) || $("told")).focus();
   const spots = new Map(answer.matches.flatMap((match) => match.spots.map((s) => [s.letter, s.query_at])));
   photo.choose(now, [...spots]);
   tellFound(now, answer);
@@ -204,48 +212,16 @@ $("next").addEventListener("click", () => {
 function tell(text, { bad = false, buttons = [] } = {}) {
   const place = $("told");
   place.classList.toggle("bad", bad);
+  const within = place.contains(document.activeElement);
   place.replaceChildren(html("span", { text }), ...buttons.map(([name, does]) => {
     const made = html("button", { type: "button", class: "button", text: name });
     made.addEventListener("click", () => does());
     return made;
   }));
+  if (within) place.focus(); // the button that was pressed is gone
 }
 
-// --- filters -----------------------------------------------------------------------------------
-
-const FIELDS = ["in", "since", "until", "area", "label"];
-const CHECKS = ["nostuff", "explain"];
-
-function fill(now) {
-  const form = $("filters").elements;
-  for (const name of ["sure", ...FIELDS]) if (document.activeElement !== form[name] || name === "sure") form[name].value = now[name];
-  for (const name of CHECKS) form[name].checked = now[name];
-  form.explain.disabled = now.e.length > 1;
-  const labels = [...new Set((known.get(keyOf(now))?.entities || []).map((one) => one.label).filter(Boolean))];
-  $("label").hidden = !labels.length && !now.label;
-  $("labels").replaceChildren(...labels.map((label) => html("option", { value: label })));
-  if ([...FIELDS, ...CHECKS].some((name) => now[name])) $("more").open = true;
-  tellSure(now.sure);
-}
-
-function tellSure(sure) {
-  const word = sure >= 0.85 ? "the same" : sure >= ALIKE ? "alike" : "however unlike";
-  $("sure-told").textContent = sure > 0 ? `at least ${Math.round(sure * 100)} %: ${word}` : "show all";
-}
-
-let waits = null;
-$("filters").addEventListener("input", () => {
-  const form = $("filters").elements;
-  tellSure(Number(form.sure.value));
-  clearTimeout(waits);
-  waits = setTimeout(() => {
-    const wanted = { ...state(), sure: Number(form.sure.value) };
-    for (const name of FIELDS) wanted[name] = form[name].value;
-    for (const name of CHECKS) wanted[name] = form[name].checked;
-    go(wanted, { replace: true });
-  }, 350);
-});
-$("filters").addEventListener("submit", (event) => event.preventDefault());
+listen(go);
 offerCopies(() => known.get(keyOf(state()))?.path);
 
 // --- a new photo -------------------------------------------------------------------------------

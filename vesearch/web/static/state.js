@@ -3,6 +3,7 @@
 export const ALIKE = 0.5;
 export const TOP = 24;
 export const MOST = 200; // matches that the server tells at once
+export const RANKS = 1000; // an entity's id is its image's id times this, and its number less one
 const MOST_THINGS = 8;
 
 const numbers = (text) => (text ? text.split(",").map(Number).filter(Number.isFinite) : []);
@@ -15,7 +16,7 @@ export function state() {
   const query = new URLSearchParams(location.search);
   const box = numbers(query.get("box"));
   return {
-    image: query.get("image"),
+    image: /^\d{1,18}$/.test(query.get("image")) ? query.get("image") : null,
     photo: query.get("photo"),
     e: numbers(query.get("e")).filter((e) => Number.isInteger(e) && e > 0).slice(0, MOST_THINGS),
     box: box.length === 4 ? box : null,
