@@ -312,6 +312,12 @@ def _box(page: Page) -> list[float]:
     ]
 
 
+def _no_more(page: Page, box: list[float]) -> None:
+    """Wait until the box is another one."""
+    script = "box => String(box) !== String(new URLSearchParams(location.search).get('box'))"
+    page.wait_for_function(script, arg=box)
+
+
 def test_a_box_is_drawn_moved_and_resized(open_page: Any, folder: Path) -> None:
     page = open_page()
     show(page, folder / "photos" / LEFT)
@@ -321,13 +327,13 @@ def test_a_box_is_drawn_moved_and_resized(open_page: Any, folder: Path) -> None:
     assert drawn == pytest.approx([0.2 * 741, 0.25 * 500, 0.9 * 741, 0.9 * 500], abs=6)
     expect(page.locator(".card").first).to_contain_text(RIGHT)
     _drag(page, (0.5, 0.5), (0.45, 0.45))  # inside: it moves
-    page.wait_for_function("box => !location.search.includes(box)", arg=str(drawn[0]))
+    _no_more(page, drawn)
     moved = _box(page)
     assert moved[2] - moved[0] == pytest.approx(drawn[2] - drawn[0], abs=1)
     assert moved[0] == pytest.approx(drawn[0] - 0.05 * 741, abs=6)
     corner = moved[2] / 741, moved[3] / 500
     _drag(page, corner, (0.7, 0.7))  # a corner: it changes its size
-    page.wait_for_function("box => !location.search.includes(box)", arg=str(moved[2]))
+    _no_more(page, moved)
     assert _box(page)[2:] == pytest.approx([0.7 * 741, 0.7 * 500], abs=6)
     accessible(page)
     page.locator("#clear").click()
@@ -337,7 +343,7 @@ def test_a_box_is_drawn_moved_and_resized(open_page: Any, folder: Path) -> None:
     expect(page.locator("[data-own=move]")).to_be_focused()
     before = _box(page)
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("box => !location.search.includes(box)", arg=str(before[0]))
+    _no_more(page, before)
     assert _box(page)[0] > before[0]
 
 
@@ -402,8 +408,26 @@ def test_a_phone_in_the_dark(open_page: Any, folder: Path) -> None:
     for step in range(1, 8):
         send("touchMove", at(0.2 + 0.1 * step, 0.25 + 0.09 * step))
     send("touchEnd", [])
-    assert _box(page)[2] > 0.8 * 741
+    drawn = _box(page)
+    assert drawn[2] > 0.8 * 741
     page.wait_for_selector(".card")
+    shown = page.locator("#photo svg").bounding_box()
+    assert shown is not None
+    send("touchStart", at(0.5, 0.5))  # in the box: it moves, and the page does not
+    for step in range(1, 6):
+        send("touchMove", at(0.5, 0.5 - 0.02 * step))
+    send("touchEnd", [])
+    _no_more(page, drawn)
+    moved = _box(page)
+    assert moved[1] == pytest.approx(drawn[1] - 0.1 * 500, abs=8) and moved[0] == drawn[0]
+    assert page.evaluate("scrollY") == 0
+    x, y = moved[2] / 741, moved[3] / 500
+    send("touchStart", at(x + 0.02, y + 0.02))  # beside a corner, as fingers are
+    for step in range(1, 6):
+        send("touchMove", at(x - 0.04 * step, y - 0.04 * step))
+    send("touchEnd", [])
+    _no_more(page, moved)
+    assert _box(page)[:2] == moved[:2] and _box(page)[2] < moved[2] - 50
 
 
 # --- what goes wrong ----------------------------------------------------------------------------

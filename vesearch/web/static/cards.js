@@ -15,7 +15,7 @@ export function card(match, now, go) {
   const notes = [match.taken?.slice(0, 10), match.alike.length && `+${match.alike.length} alike`, match.also_at.length && `+${match.also_at.length} ${match.also_at.length === 1 ? "copy" : "copies"}`, match.stale && "changed since ingest"].filter(Boolean).join(" · ");
   if (notes) text.append(html("div", { class: "when", text: notes }));
   text.append(html("div", { class: "row" }, ...marks(match, now, go), selection(match)));
-  return html("li", { class: "card" }, next(match, now, go), text);
+  return html("li", { class: now.wrong.includes(match.entity_id) ? "card wrong" : "card" }, next(match, now, go), text);
 }
 
 // the match as the next question

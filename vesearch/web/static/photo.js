@@ -111,7 +111,9 @@ export class Photo {
     const sides = { x: x0, y: y0, width: x1 - x0, height: y1 - y0 };
     const rect = make("rect", { ...sides, tabindex: "0", role: "button", "aria-label": "Your box: arrow keys move it, with Shift they resize it", "data-own": "move" });
     rect.addEventListener("keydown", (event) => this.nudge(event, box));
-    const corners = [[x0, y0, "0 1"], [x1, y0, "2 1"], [x0, y1, "0 3"], [x1, y1, "2 3"]].map(([x, y, own]) => make("circle", { cx: x, cy: y, class: "corner", "data-own": own }));
+    const corners = [[x0, y0, "0 1"], [x1, y0, "2 1"], [x0, y1, "0 3"], [x1, y1, "2 3"]].flatMap(([x, y, own]) => ["corner", "grip"].map((kind) => make("circle", { cx: x, cy: y, class: kind, "data-own": own })));
+    // drawn anew while it is dragged: what was touched is out of the page then, and hears its touches alone
+    for (const part of [rect, ...corners]) part.addEventListener("touchmove", (event) => event.preventDefault(), { passive: false });
     return make("g", { class: "own" }, make("rect", { ...sides, class: "under" }), rect, ...corners);
   }
 
@@ -147,7 +149,9 @@ export class Photo {
       badge.querySelector("circle").setAttribute("r", 12);
       badge.querySelector("text").setAttribute("font-size", 12.5);
     }
-    for (const corner of this.layer.querySelectorAll(".corner")) corner.setAttribute("r", 8 * pixel);
+    for (const [kind, r] of [[".corner", 8], [".grip", 20]]) { // what a finger takes is larger than what is seen
+      for (const corner of this.layer.querySelectorAll(kind)) corner.setAttribute("r", r * pixel);
+    }
   }
 
   // places moved from each other until none hides another, and inside of the photo
