@@ -508,6 +508,8 @@ def test_photos_that_are_gone_or_changed_are_told(
     open_page: Any, folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(folder / "photos", tmp_path / "photos")
+    (tmp_path / "photos" / "<img src=x onerror=alert(1)>.jpg").write_bytes(b"no photo")
+    (tmp_path / "photos" / "draft.psd").write_bytes(b"8BPS" + bytes(60))
     config = load_config(overrides=[f"run.store={tmp_path / 'store'}", "run.device=cpu"])
     pipeline.ingest(config, [tmp_path / "photos"], index=True)
     (tmp_path / "photos" / RIGHT).unlink()
@@ -515,6 +517,10 @@ def test_photos_that_are_gone_or_changed_are_told(
     made = _Server(config)
     try:
         page = open_page(at=made.address)
+        page.locator("#collection summary").click()
+        expect(page.locator("#collection li")).to_have_count(2)
+        expect(page.locator("#collection")).to_contain_text("1 file of the format PSD")
+        expect(page.locator("#collection")).to_contain_text("<img src=x onerror=alert(1)>.jpg: ")
         show(page, folder / "photos" / LEFT)
         page.keyboard.press("1")
         card = page.locator(".card").filter(has_text=RIGHT)

@@ -163,8 +163,8 @@ def _add_photos(app: FastAPI, service: Service, models: Turns, quick: Turns) -> 
 
     @app.get("/api/zip", tags=["photos"], responses=_ERRORS)
     async def zip_of(images: Annotated[list[_Id], Query(max_length=_MOST_ZIPPED)]) -> Response:
-        """Return photos of the collection in one ZIP file."""
-        there = await quick.run(lambda: [service.place_of(image)[1] for image in images])
+        """Return photos of the collection in one ZIP file; those that are gone are left out."""
+        there = await quick.run(lambda: service.places_of(images))
         headers = {"content-disposition": 'attachment; filename="photos.zip"'}
         return StreamingResponse(zipped(there), media_type="application/zip", headers=headers)
 

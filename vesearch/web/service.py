@@ -95,6 +95,14 @@ class Service:
             raise MissingError(f"there is no photo {image_id}, or it is another one by now")
         return found
 
+    def places_of(self, image_ids: Sequence[int]) -> list[Path]:
+        """Return the paths of those photos that are still there. Raises MissingError for none."""
+        found = [self.searcher.place_of(image_id) for image_id in dict.fromkeys(image_ids)]
+        there = [path for _, path in filter(None, found)]
+        if not there:
+            raise MissingError("none of these photos is there any more")
+        return there
+
     def _upload(self, name: str) -> Seen:
         seen = self.uploads.get(name)
         if seen is None:

@@ -54,14 +54,25 @@ function about(found) {
     if (total) made.push(html("progress", { max: total, value: done, "aria-label": "photos added" }));
   }
   if (!found.index) made.push(html("p", {}, "Nothing can be searched yet: run ", html("code", { text: "vesearch build-index" }), "."));
-  if (found.skipped_count) made.push(skipped(found));
+  const missing = notTaken(found);
+  if (missing.length) made.push(skipped(missing));
   return made;
 }
 
-function skipped(found) {
-  const list = html("ul");
-  found.skipped.forEach((one) => list.append(html("li", { dir: "auto", text: `${one.path}: ${one.error || one.status}` })));
-  if (found.skipped_count > found.skipped.length) list.append(html("li", { text: "… vesearch status lists all" }));
+// every photo that is not there as it should be, and why
+function notTaken(found) {
+  const files = (count) => `${count.toLocaleString()} ${count === 1 ? "file" : "files"}`;
+  return [
+    ...found.unread.map((one) => `${files(one.files)} of the format ${one.format} are not read${one.advice ? `: ${one.advice}` : ""}`),
+    ...Object.entries(found.left_out).map(([rule, count]) => `${files(count)} left out by the rule ${rule}`),
+    ...found.skipped.map((one) => `${one.path}: ${one.error || one.status}`),
+    ...(found.skipped_count > found.skipped.length ? ["… vesearch status lists all"] : []),
+    ...found.noted.map((one) => `${one.path}: taken in, but ${one.note}`),
+  ];
+}
+
+function skipped(texts) {
+  const list = html("ul", {}, ...texts.map((text) => html("li", { dir: "auto", text })));
   const shown = html("details", {}, html("summary", { text: "What was skipped, and why" }), list);
   shown.open = Boolean(document.querySelector("#collection details")?.open); // it is made anew now and then
   return shown;
