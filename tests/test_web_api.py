@@ -177,6 +177,8 @@ def test_status_and_health(client: TestClient) -> None:
     found = client.get("/api/status").json()
     assert (found["images"], found["entities"], found["skipped_count"]) == (7, 7, 0)
     assert client.get("/healthz").json() == {"status": "ok"}
+    for address in ("/", "/healthz"):
+        assert client.head(address).status_code == 200
 
 
 def test_status_is_read_once_and_the_writer_is_told_at_once(

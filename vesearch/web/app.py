@@ -106,10 +106,12 @@ def create_app(config: Config, rules: Rules) -> Guard:
     _add_collection(app, service, quick, slow)
     app.mount("/static", _Files(directory=_STATIC), name="static")
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(_STATIC / "index.html", headers={"cache-control": "no-cache"})
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["server"])
     async def healthz() -> dict[str, str]:
         """Say that the server answers; it does so whatever a model is busy with."""
