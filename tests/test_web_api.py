@@ -38,7 +38,7 @@ from vesearch.store.shards import Store
 from vesearch.web import app as web
 from vesearch.web.guard import Rules
 from vesearch.web.outlines import outlines_of
-from vesearch.web.server import is_local
+from vesearch.web.server import _listening, is_local
 from vesearch.web.service import Service
 from vesearch.web.turns import BusyError, Turns
 from vesearch.web.uploads import Uploads
@@ -553,6 +553,12 @@ def test_a_copy_of_a_photo_of_the_collection_waits_for_no_model(
         search(client, {"photo": photo["photo"], "entity": 1})
     search(client, {"photo": known["photo"], "whole": True})
     assert threads == ["store", "model", "model"]
+
+
+def test_small_answers_do_not_wait_for_the_other_side() -> None:
+    """By asyncio a socket that does not say its protocol gets no TCP_NODELAY: 40 ms an answer."""
+    with _listening("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 # --- as a process -------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -128,18 +129,18 @@ async def _now_and_then(work: Callable[[], None]) -> None:
 
 def _add_photos(app: FastAPI, service: Service, models: Turns, quick: Turns) -> None:
     @app.post("/api/entities", tags=["photos"], openapi_extra=_BODY, responses=_ERRORS)
-    async def entities(request: Request) -> dict[str, Any]:
+    async def entities(request: Request) -> Response:
         """Find the entities of a photo, the body as it is; `photo` names it in questions."""
         models.check()  # before a body that would only be sent off is waited for
         data = await request.body()
         if not data:
             raise ImageError("the body is empty: it should be a photo")
-        return await models.run(lambda: service.uploaded(data))
+        return await _answered(models, lambda: service.uploaded(data))
 
     @app.get("/api/uploads/{photo}/entities", tags=["photos"], responses=_ERRORS)
-    async def upload(photo: str) -> dict[str, Any]:
+    async def upload(photo: str) -> Response:
         """Return the entities of a photo that was uploaded; it is kept for an hour."""
-        return await quick.run(lambda: service.upload(photo))
+        return await _answered(quick, lambda: service.upload(photo))
 
     @app.get("/api/uploads/{photo}", tags=["photos"], responses=_JPEG)
     async def upload_picture(photo: str, size: _Size = 1280) -> Response:
@@ -149,9 +150,9 @@ def _add_photos(app: FastAPI, service: Service, models: Turns, quick: Turns) -> 
         return Response(made, media_type="image/jpeg", headers={"cache-control": "no-store"})
 
     @app.get("/api/photos/{image}/entities", tags=["photos"], responses=_ERRORS)
-    async def stored(image: _PathId) -> dict[str, Any]:
+    async def stored(image: _PathId) -> Response:
         """Return the entities of a photo of the collection."""
-        return await quick.run(lambda: service.stored(image))
+        return await _answered(quick, lambda: service.stored(image))
 
     @app.get("/api/photos/{image}", tags=["photos"], responses=_JPEG)
     async def picture(request: Request, image: _PathId, size: _Size = 640) -> Response:
@@ -173,10 +174,10 @@ def _add_photos(app: FastAPI, service: Service, models: Turns, quick: Turns) -> 
 
 def _add_questions(app: FastAPI, service: Service, models: Turns, quick: Turns) -> None:
     @app.post("/api/search", tags=["questions"], responses=_ERRORS)
-    async def search(asked: SearchIn) -> dict[str, Any]:
+    async def search(asked: SearchIn) -> Response:
         """Find what is most similar to some entities, and unlike others."""
         turns = models if service.needs_models(asked) else quick
-        return await turns.run(lambda: service.answer(asked))
+        return await _answered(turns, lambda: service.answer(asked))
 
 
 def _add_collection(app: FastAPI, service: Service, quick: Turns, slow: Turns) -> None:
@@ -197,6 +198,12 @@ def _add_collection(app: FastAPI, service: Service, quick: Turns, slow: Turns) -
     async def groups(top: Annotated[int, Query(ge=1, le=60)] = 12) -> list[dict[str, Any]]:
         """Return the things that most photos show, each by one picture."""
         return await slow.run(lambda: service.frequent(top))
+
+
+async def _answered(turns: Turns, work: Callable[[], dict[str, Any]]) -> Response:
+    """Return what work returns, as JSON that was made in its thread: outlines are long."""
+    body = await turns.run(lambda: json.dumps(work(), ensure_ascii=False, allow_nan=False).encode())
+    return Response(body, media_type="application/json")
 
 
 def _check(size: int) -> None:
