@@ -4,7 +4,8 @@
 .venv/bin/python benchmarks/scale.py --photos 10000 100000       the same in two minutes
 
 The stores are made up, seven entities a photo, but written by the store's own code; the embeddings
-have 32 dimensions, and the index is `exact`. Each figure is that of a process of its own.
+have 32 dimensions (--dim for more), the index is `exact` (--backend for another). Each figure is
+that of a process of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from vesearch import projection
+from benchmarks.serve import asked_of_stored, serving
+from vesearch import masks, projection
 from vesearch.config import Config, load_config
 from vesearch.job import Job
 from vesearch.pipeline import run_stages
@@ -34,10 +36,14 @@ from vesearch.store.catalog import Catalog
 from vesearch.store.log import LogRow, image_rows, next_shard
 from vesearch.store.rows import STRIDE, CropRows, EmbeddingRows, EntityRows
 
-ENTITIES, DIM, SHARD = 7, 32, 256
-CENTRES = np.random.default_rng(0).standard_normal((500, DIM))
+ENTITIES, SHARD = 7, 256
 _RUNS = 5
+_CLICKED = 60
 SIDE = 100  # px of every made-up photo
+_YX = np.mgrid[:SIDE, :SIDE] / SIDE - 0.5
+MASKS = masks.encode(  # rings and discs of many sizes
+    np.stack([((_YX**2).sum(0) % outer) < outer * 0.7 for outer in np.linspace(0.02, 0.5, 64)])
+)
 _ENTRY = "from vesearch.cli.main import main; main()"
 _QUESTION = """
 import json, sys, tempfile, time
@@ -83,13 +89,33 @@ print(json.dumps([*filtered, sorted(alone)[10], *steps, change, int(private)]))
 """
 
 
-def settings(place: Path) -> list[str]:
+@dataclass(frozen=True)
+class Place:
+    """Where a made-up store is, and of what kind: dimensions of its embeddings, and its index."""
+
+    folder: Path
+    dim: int
+    backend: str
+
+    @property
+    def store(self) -> Path:
+        """The store's folder."""
+        return self.folder / "store"
+
+
+def settings(place: Place) -> list[str]:
     """Return the settings of a made-up store."""
-    given = ["detect.detector=whole", "index.backend=exact", "run.device=cpu"]
-    return [*given, f"projection.dim={DIM}", f"run.store={place / 'store'}"]
+    given = ["detect.detector=whole", f"index.backend={place.backend}", "run.device=cpu"]
+    return [*given, f"projection.dim={min(place.dim, 128)}", f"run.store={place.store}"]
 
 
-def make(place: Path, photos: int) -> Config:
+def options_of(place: Place) -> list[str]:
+    """Return the same for a command line."""
+    given = [part for setting in settings(place) for part in ("--set", setting)]
+    return [*given, "--store", str(place.store)]
+
+
+def make(place: Place, photos: int) -> Config:
     """Write a store of so many photos that are nowhere, and index it."""
     config = load_config(overrides=settings(place))
     job, rng = Job(config), np.random.default_rng(0)
@@ -97,22 +123,22 @@ def make(place: Path, photos: int) -> Config:
         job.open_for_writing()
         for shard, start in enumerate(range(0, photos, SHARD)):
             count = min(SHARD, photos - start)
-            write_shard(job, shard, count, rng)
-        sample = normalised(rng.standard_normal((2000, DIM)).astype(np.float32))
-        fitted, n = projection.fit(sample, dim=DIM), photos * ENTITIES
+            write_shard(job, shard, count, place.dim, rng)
+        sample = normalised(rng.standard_normal((2000, place.dim)).astype(np.float32))
+        fitted, n = projection.fit(sample, dim=min(place.dim, 128)), photos * ENTITIES
         projections.save(job.store, fitted, fitted_on=n, fingerprint=fingerprint_now(job))
     run_stages(config, ("build-ngt",), ())
     return config
 
 
-def add_photos(place: Path, count: int) -> None:
+def add_photos(place: Place, count: int) -> None:
     """Write a shard of so many more photos."""
     job = Job(load_config(overrides=settings(place)))
     with job.store.lock():
-        write_shard(job, next_shard(job.store), count, np.random.default_rng(2))
+        write_shard(job, next_shard(job.store), count, place.dim, np.random.default_rng(2))
 
 
-def write_shard(job: Job, shard: int, count: int, rng: np.random.Generator) -> None:
+def write_shard(job: Job, shard: int, count: int, dim: int, rng: np.random.Generator) -> None:
     """Write the tables of one shard of so many photos."""
     ids, n = shard * STRIDE + np.arange(count), count * ENTITIES
     rows = [
@@ -141,11 +167,12 @@ def write_shard(job: Job, shard: int, count: int, rng: np.random.Generator) -> N
         areas=np.full(n, SIDE, np.float32),
         scores=rng.uniform(0, 1, n).astype(np.float32),
         peaks_xy=(corners + SIDE / 8).astype(np.float32),
-        masks=tuple(b"mask" + bytes(rng.integers(48, 90, 40).tolist()) for _ in range(n)),
+        masks=tuple(MASKS[i] for i in rng.integers(len(MASKS), size=n)),
         labels=(None,) * n,
         is_stuff=np.zeros(n, bool),
     )
-    embeddings = CENTRES[rng.integers(len(CENTRES), size=n)] + rng.standard_normal((n, DIM))
+    centres = np.random.default_rng(0).standard_normal((500, dim))
+    embeddings = centres[rng.integers(len(centres), size=n)] + rng.standard_normal((n, dim))
     tables = (entities, CropRows((b"\xff\xd8",) * n), EmbeddingRows(embeddings.astype(np.float16)))
     log, catalog = image_rows(rows), Catalog.of(job.store)
     with catalog.changing():
@@ -156,13 +183,11 @@ def write_shard(job: Job, shard: int, count: int, rng: np.random.Generator) -> N
         catalog.describe(shard, entities)
 
 
-def command(place: Path, *arguments: str) -> tuple[float, float]:
+def command(place: Place, *arguments: str) -> tuple[float, float]:
     """Run a command in a process of its own; return its seconds, and its peak memory in MB."""
-    given = [part for setting in settings(place) for part in ("--set", setting)]
-    given += ["--store", str(place / "store")]
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", _MEASURED.format(entry=_ENTRY), *arguments, *given],
+        [sys.executable, "-c", _MEASURED.format(entry=_ENTRY), *arguments, *options_of(place)],
         capture_output=True,
         text=True,
     )
@@ -206,7 +231,7 @@ class Cost:
         return self.seconds / max(other.seconds, 1e-4)
 
 
-def question(place: Path, photos: int) -> dict[str, Cost]:
+def question(place: Place, photos: int) -> dict[str, Cost]:
     """Return what opening a store takes, and a first and a later question."""
     rng = np.random.default_rng(1)
     images = [divmod(int(i), SHARD) for i in rng.integers(0, photos, 20)]
@@ -231,7 +256,7 @@ def question(place: Path, photos: int) -> dict[str, Cost]:
         "one by date, of photos without any": Cost(filtered[1]),
         "one with a label that nothing has": Cost(filtered[2]),
         "one for two entities, `--mode all`": Cost(filtered[3]),
-        "the index (`exact`): open it": Cost(index),
+        "the index: open it": Cost(index),
         "the index: search": Cost(search),
         "the index: remove one, save": Cost(change),
         "memory of all that, mapped files left out": Cost(None, private / 1e3),
@@ -239,15 +264,22 @@ def question(place: Path, photos: int) -> dict[str, Cost]:
     }
 
 
-def measure(photos: int) -> dict[str, Cost]:
+def clicked(place: Place) -> Cost:
+    """Return what a question about a photo of the collection takes, asked of `vesearch serve`."""
+    with serving(*options_of(place)) as (address, _):
+        return Cost(asked_of_stored(address, _CLICKED))
+
+
+def measure(photos: int, dim: int, backend: str) -> dict[str, Cost]:
     """Return what everything costs on a store of so many photos."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        place = Place(Path(folder), dim, backend)
         began = time.perf_counter()
         make(place, photos)
         print(f"{photos:,} photos: made in {time.perf_counter() - began:.0f} s", file=sys.stderr)
         figures = question(place, photos)
-        new = place / "new"
+        figures["a photo's question, asked of `vesearch serve`"] = clicked(place)
+        new = Path(folder) / "new"
         new.mkdir()
         Image.effect_noise((SIDE, SIDE), 64).save(new / "one.png")
         commands: dict[str, tuple[str, ...]] = {
@@ -265,7 +297,8 @@ def measure(photos: int) -> dict[str, Cost]:
             if "100" in name:
                 add_photos(place, 100)
             figures[name] = Cost(*command(place, *arguments))
-        figures["the same into a new store"] = Cost(*command(place / "empty", "ingest", str(new)))
+        empty = replace(place, folder=Path(folder) / "empty")
+        figures["the same into a new store"] = Cost(*command(empty, "ingest", str(new)))
         return figures
 
 
@@ -273,8 +306,10 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--photos", type=int, nargs="+", default=[10_000, 1_000_000])
+    parser.add_argument("--dim", type=int, default=32)
+    parser.add_argument("--backend", default="exact")
     options = parser.parse_args()
-    columns = [measure(photos) for photos in options.photos]
+    columns = [measure(photos, options.dim, options.backend) for photos in options.photos]
     heads = [f"{photos:,} photos" for photos in options.photos]
     ratio = f"{options.photos[-1]:,} : {options.photos[0]:,}"
     print(f"| what | {' | '.join(heads)} | {ratio} |")

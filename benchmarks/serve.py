@@ -19,6 +19,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,29 +61,37 @@ def main() -> None:
         done = subprocess.run([*made, "--store", str(store)], capture_output=True, text=True)
         if done.returncode not in (0, SKIPPED):
             sys.exit(done.stderr)
-        serve = [sys.executable, "-c", _ENTRY, "serve", "--port", "0", "--store", str(store)]
-        with subprocess.Popen(serve, stderr=subprocess.PIPE, text=True) as server:
-            try:
-                measure(server, options)
-            finally:
-                server.terminate()
+        with serving("--store", str(store)) as (address, pid):
+            measure(address, pid, options)
 
 
-def measure(server: subprocess.Popen[str], options: argparse.Namespace) -> None:
+@contextmanager
+def serving(*settings: str) -> Iterator[tuple[str, int]]:
+    """Run `vesearch serve`; yield its address and its process."""
+    serve = [sys.executable, "-c", _ENTRY, "serve", "--port", "0", *settings]
+    with subprocess.Popen(serve, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            first = server.stderr.readline()
+            found = re.search(r"http://\S+?:\d+", first)
+            if found is None:
+                raise SystemExit(f"vesearch serve: {first}")
+            yield found[0], server.pid
+        finally:
+            server.terminate()
+
+
+def measure(address: str, pid: int, options: argparse.Namespace) -> None:
     """Ask one server."""
-    assert server.stderr is not None
-    found = re.search(r"http://\S+?:\d+", server.stderr.readline())
-    assert found is not None
-    address = found[0]
     photos = uploads(options.photos)
     run(address, photos, clients=1, seconds=5)  # the models are loaded now
     alone = run(address, photos, clients=1, seconds=options.seconds / 2)
     quiet = asked_of_stored(address, 200)
-    before = memory_mb(server.pid)
+    before = memory_mb(pid)
     many = run(address, photos, clients=options.clients, seconds=options.seconds)
-    halfway = memory_mb(server.pid)
+    halfway = memory_mb(pid)
     again = run(address, photos, clients=options.clients, seconds=options.seconds / 2)
-    after = memory_mb(server.pid)
+    after = memory_mb(pid)
     rates = alone.answered / (options.seconds / 2), many.answered / options.seconds
     health = 1e3 * float(np.percentile(many.health, 95))
     errors = many.errors + again.errors + alone.errors
