@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vesearch"
 _BASE = {"errors", "records", "system"}
-_MODELS = {"registry", "networks", "weights", "checkpoints"}
+_MODELS = {"registry", "networks", "engines", "weights", "checkpoints"}
 _JOB = {"config", "job", "store", *_BASE}
 # room -> the rooms that it may import; a module at the top is a room of its own
 MAY = {
@@ -26,6 +26,7 @@ MAY = {
     "projection": {"records"},
     "confidence": {"records"},
     "networks": {*_BASE},
+    "engines": {"networks", "weights", *_BASE},
     "checkpoints": {"networks", "registry", *_BASE},
     "photos": {"config", *_BASE},
     "indexes": {"registry", *_BASE},
@@ -87,7 +88,8 @@ MAY["cli"] = set(MAY)
 MAY["__main__"] = {"cli"}
 # each foreign library has its one home: a file, or a room
 OWNERS = {
-    "torch": {"checkpoints", "detectors", "embedders", "networks", "training"},
+    "torch": {"checkpoints", "detectors", "embedders", "engines", "networks", "training"},
+    "openvino": {"engines"},
     "torchvision": {"detectors", "training"},
     "timm": {"networks/lite0.py", "embedders/timm.py"},
     "detectron2": {"detectors/detectron2.py", "detectors/detectron2_model.py"},

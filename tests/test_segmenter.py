@@ -18,6 +18,7 @@ from tests.photos import photo
 from vesearch import masks
 from vesearch.config import Config
 from vesearch.detectors.joining import distinct, grown, joined, tidied
+from vesearch.detectors.looking import Looking, View
 from vesearch.detectors.segmenter import WEIGHTS, Segmenter, _first_seen, _Seen, _Things
 from vesearch.detectors.segmenter_network import load_tensors
 from vesearch.detectors.selection import Selection
@@ -80,7 +81,7 @@ def test_each_entity_keeps_its_own_score_when_another_comes_first() -> None:
     """Two small sure things in the corners, and a large one in the middle that is less sure."""
     boxes = np.array([[0, 0, 60, 60], [390, 390, 448, 448], [100, 100, 350, 350]], np.float32)
     scores = np.array([0.9, 0.8, 0.7], np.float32)
-    things = _Things(torch.from_numpy(boxes / 448), scores, torch.ones(3, 28, 28), (448, 448))
+    things = _Things(boxes / 448, scores, np.ones((3, 28, 28), np.float32), (448, 448))
     noise = np.random.default_rng(0).integers(0, 256, (448, 448, 3), np.uint8)
     seen = _Seen(noise, np.ones((8, 28, 28), np.float32))
     only = Segmenter(selection=Selection(stuff="drop"))
@@ -118,21 +119,21 @@ def test_of_a_thing_found_twice_the_whole_stays_where_it_is_nearly_as_sure() -> 
 
 def test_a_box_that_cuts_its_thing_off_grows_on_that_side() -> None:
     """By hand: 15 % of the box, and never out of the photo."""
-    boxes = torch.tensor([[0.2, 0.4, 0.6, 0.8], [0.2, 0.4, 0.6, 0.8], [0.0, 0.0, 1.0, 1.0]])
-    probabilities = torch.zeros(3, 28, 28)
+    boxes = np.array([[0.2, 0.4, 0.6, 0.8], [0.2, 0.4, 0.6, 0.8], [0, 0, 1, 1]], np.float32)
+    probabilities = np.zeros((3, 28, 28), np.float32)
     probabilities[0, :20, 4:24] = 1  # it goes on above: 20 of 28 points
     probabilities[1, 10:18, 10:] = 1  # 8 points at the right are what a thing may have
     probabilities[2] = 1
     moved = grown(boxes, probabilities)
-    assert torch.allclose(moved[0], torch.tensor([0.2, 0.34, 0.6, 0.8]))
-    assert torch.equal(moved[1:], boxes[1:])
+    assert moved[0].tolist() == pytest.approx([0.2, 0.34, 0.6, 0.8])
+    np.testing.assert_array_equal(moved[1:], boxes[1:])
     assert grown(boxes[:0], probabilities[:0]).shape == (0, 4)
 
 
 def test_boxes_of_one_thing_are_joined_by_how_sure_they_are() -> None:
     """Two nearly the same, by hand; a third that overlaps less counts neither in nor again."""
-    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 6.5], [20, 20, 30, 30]])
-    scores = torch.tensor([0.6, 0.3, 0.2, 0.5])
+    rows = [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 6.5], [20, 20, 30, 30]]
+    boxes, scores = np.array(rows, np.float32), np.array([0.6, 0.3, 0.2, 0.5], np.float32)
     found, sure = joined(boxes, scores, least=0.1)
     assert sure.tolist() == pytest.approx([0.6, 0.5])
     assert found[0].tolist() == pytest.approx([0, 0, 10, (0.6 * 10 + 0.3 * 9) / 0.9])
@@ -142,13 +143,13 @@ def test_boxes_of_one_thing_are_joined_by_how_sure_they_are() -> None:
 
 def test_more_effort_looks_at_more_scales(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels, sides = pixels_of("coffee.png"), list[int]()
-    look = Segmenter._view
+    look = Looking.look
 
-    def noted(segmenter: Segmenter, small: np.ndarray) -> object:
+    def noted(looking: Looking, small: np.ndarray) -> View:
         sides.append(max(small.shape[1:3]))
-        return look(segmenter, small)
+        return look(looking, small)
 
-    monkeypatch.setattr(Segmenter, "_view", noted)
+    monkeypatch.setattr(Looking, "look", noted)
     for effort, expected in (("fast", 1), ("normal", 2), ("thorough", 4)):
         sides.clear()
         Segmenter(effort=effort).detect([pixels])
@@ -397,7 +398,7 @@ def test_a_second_run_starts_from_the_weights_of_a_first(data: Path, tmp_path: P
     assert any(name.startswith("backbone.body.blocks.6.") for name in changed)
     assert one.keys() == two.keys() and not any("body.blocks.0." in name for name in one)
     # a frozen backbone is as it came
-    own = Segmenter(weights=str(start))._model.state_dict()
+    own = Segmenter(weights=str(start))._network().state_dict()
     given = lite0.load().state_dict()
     name = "blocks.6.0.conv_pw.weight"
     assert torch.allclose(own[f"backbone.body.{name}"], given[name], atol=1e-2)

@@ -57,6 +57,7 @@ class Job:
                 stuff=detect.stuff,
                 exclude_labels=names_in(detect.exclude_labels),
             ),
+            offered={"engine": self.config.run.engine},
             device=self.config.run.device,
             **given,
         )
@@ -69,7 +70,7 @@ class Job:
         given: dict[str, Any] = _given(weights=embed.weights)
         made: Embedder = EMBEDDERS.create(
             embed.embedder,
-            offered={"mask_weight": embed.mask_weight},
+            offered={"mask_weight": embed.mask_weight, "engine": self.config.run.engine},
             precision=self._precision,
             batch_size=embed.batch_size,
             device=self.config.run.device,

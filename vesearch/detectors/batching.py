@@ -19,7 +19,7 @@ def shrink(pixels: UInt8, side: int, *, multiple: int = 1) -> UInt8:
     return np.asarray(resized)
 
 
-def batches(shapes: Sequence[Hashable], device: str) -> Iterator[list[int]]:
+def batches(shapes: Sequence[Hashable], *, on_cpu: bool) -> Iterator[list[int]]:
     """Yield the positions of the images that go through a network together.
 
     shapes: of each image as the network gets it, sized and padded as it would be alone.
@@ -27,7 +27,7 @@ def batches(shapes: Sequence[Hashable], device: str) -> Iterator[list[int]]:
     see the padding, so that alone, as in a query, a photo would get slightly other masks.
     On a CPU one at a time: it computes no faster in batches, and rounds differently.
     """
-    if not device.startswith("cuda"):
+    if on_cpu:
         yield from ([position] for position in range(len(shapes)))
         return
     groups: dict[Hashable, list[int]] = {}

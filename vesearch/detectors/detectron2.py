@@ -70,7 +70,7 @@ class Detectron2:
         with torch.inference_mode(), detectron2_model.quiet():
             inputs = [self._input(pixels) for pixels in images]
             shapes = [self._loaded.padded(one["image"].shape[-2:]) for one in inputs]
-            for group in batches(shapes, devices.resolve(self.device)):
+            for group in batches(shapes, on_cpu=devices.is_cpu(self.device)):
                 outputs = self._loaded.network([inputs[i] for i in group])
                 for i, output in zip(group, outputs, strict=True):
                     found[i] = self._entities(output)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou, nms
 
+from vesearch.detectors.boxes import iou, without_repeats
 from vesearch.records import Bool, Float32, Int64
 
 _SAME_BOX = 0.6  # IoU of boxes above which the lesser is the same thing
@@ -21,9 +20,7 @@ _PART = 0.5  # share of its score that a thing loses which lies within a larger 
 _SPECK = 0.1  # share of a mask below which a part apart from the rest, or a hole, is a mistake
 
 
-def joined(
-    boxes: torch.Tensor, scores: torch.Tensor, *, least: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def joined(boxes: Float32, scores: Float32, *, least: float) -> tuple[Float32, Float32]:
     """Return the boxes of different things, best first, and their scores.
 
     boxes: (n, 4), in any unit; scores: (n,), of which those below least are left out. A thing's box
@@ -32,12 +29,12 @@ def joined(
     """
     sure = scores > least
     boxes, scores = boxes[sure], scores[sure]
-    best = nms(boxes, scores, _SAME_BOX)[:_MOST]
-    weights = (box_iou(boxes[best], boxes) > _VOTES) * scores  # (m, n)
-    return weights @ boxes / weights.sum(1, keepdim=True), scores[best]
+    best = without_repeats(boxes, scores, _SAME_BOX)[:_MOST]
+    weights = (iou(boxes[best], boxes) > _VOTES) * scores  # (m, n)
+    return weights @ boxes / weights.sum(1, keepdims=True), scores[best]
 
 
-def grown(boxes: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+def grown(boxes: Float32, probabilities: Float32) -> Float32:
     """Return (n, 4) boxes in [0, 1], moved outwards on the sides that cut their masks off.
 
     probabilities: (n, 28, 28) of being inside. A thing touches the box that fits it at few points;
@@ -45,10 +42,10 @@ def grown(boxes: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
     """
     on = probabilities > 0.5  # (n, y, x)
     along = [on[:, :, 0], on[:, 0, :], on[:, :, -1], on[:, -1, :]]  # left, top, right, bottom
-    cut = torch.stack([side.float().mean(1) for side in along], 1) > _CUT  # (n, 4)
-    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    outwards = boxes.new_tensor([-_STEP, -_STEP, _STEP, _STEP])
-    return (boxes + cut * sides * outwards).clamp(0, 1)
+    cut = np.stack([side.mean(1) for side in along], 1) > _CUT  # (n, 4)
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], (1, 2))
+    outwards = np.array([-_STEP, -_STEP, _STEP, _STEP], np.float32)
+    return np.clip(boxes + cut * sides * outwards, 0, 1)
 
 
 def tidied(small: Float32, inside: float) -> Float32:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vesearch import masks
+from vesearch import engines, masks
 from vesearch.detectors.batching import batches, shrink
+from vesearch.detectors.looking import Looking, View
 from vesearch.detectors.selection import Selection
 from vesearch.networks import devices, lite0
 from vesearch.records import Bool, Entities, Float32, Int64, UInt8
@@ -19,7 +20,7 @@ from vesearch.system.digests import sha256, version_digest
 from vesearch.weights import zoo
 
 if TYPE_CHECKING:  # torch takes seconds to import; digests and --help must not wait for it
-    import torch
+    from vesearch.detectors.segmenter_network import SegmenterNetwork
 
 WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
 # px: the longest sides at which the network sees a photo, smallest first
@@ -46,11 +47,13 @@ class Segmenter:
         weights: str = "",
         effort: str = "normal",
         selection: Selection | None = None,
+        engine: str = "auto",
         device: str = "cpu",
     ) -> None:
         self.weights = weights
         self.effort = effort
         self.selection = selection or Selection()
+        self.engine = engine
         self.device = device
 
     @cached_property
@@ -63,7 +66,6 @@ class Segmenter:
 
         Raises ModelError for weights that do not fit.
         """
-        import torch
         from scipy import ndimage  # noqa: F401  (loaded first: only loaded libraries are limited)
         from threadpoolctl import threadpool_limits
 
@@ -71,18 +73,18 @@ class Segmenter:
         found: dict[int, Entities] = {}
         # so small products gain nothing from a second BLAS thread, whose waiting for the next one
         # made the network's own threads take twice as long
-        with torch.inference_mode(), threadpool_limits(limits=1, user_api="blas"):
+        with threadpool_limits(limits=1, user_api="blas"):
             small = [
                 [shrink(pixels, side, multiple=32) for side in _SIDES[self.effort]]
                 for pixels in images
             ]
             shapes = [tuple(one.shape for one in scales) for scales in small]
-            for group in batches(shapes, devices.resolve(self.device)):
+            for group in batches(shapes, on_cpu=devices.is_cpu(self.device)):
                 scales = zip(*(small[i] for i in group), strict=True)
-                views = [self._view(np.stack(same)) for same in scales]
+                views = [self._looking.look(np.stack(same)) for same in scales]
                 for row, i in enumerate(group):
                     own = [view.row(row) for view in views]
-                    seen = _Seen(small[i][-1], own[-1].features["1"][0].cpu().numpy())
+                    seen = _Seen(small[i][-1], engines.array(own[-1].maps[1])[0])
                     found[i] = self._entities(self._things(own), seen, images[i].shape[:2])
         return [found[i] for i in range(len(images))]
 
@@ -91,7 +93,11 @@ class Segmenter:
         return zoo.locate("builtin", self.weights) if self.weights else WEIGHTS
 
     @cached_property
-    def _model(self) -> Any:
+    def _looking(self) -> Looking:
+        digest = version_digest(lite0.weights_digest(), sha256(self._path))
+        return Looking(self._network, digest, engine=self.engine, device=self.device)
+
+    def _network(self) -> SegmenterNetwork:
         import torch
 
         from vesearch.detectors.segmenter_network import SegmenterNetwork, load_tensors
@@ -100,23 +106,16 @@ class Segmenter:
         load_tensors(network, self._path)
         network.eval().requires_grad_(False)
         network.backbone.fold()
-        return network.to(devices.resolve(self.device)).to(memory_format=torch.channels_last)
+        return network.to(memory_format=torch.channels_last)
 
-    def _view(self, small: UInt8) -> _View:
-        """Look at (n, h, w, 3) images."""
-        x = lite0.to_input(small, devices.resolve(self.device))
-        return _View(self._model.backbone(x), (small.shape[1], small.shape[2]))
-
-    def _things(self, views: Sequence[_View]) -> _Things:
+    def _things(self, views: Sequence[View]) -> _Things:
         """Return what is found in one image, seen at several scales: each thing once."""
-        import torch
-
         from vesearch.detectors.joining import grown, joined
 
-        found = [self._model.boxes(view.features, view.size_hw) for view in views]
+        found = [self._looking.boxes(view) for view in views]
         boxes, scores = joined(
-            torch.cat([b / view.unit(b) for (b, _), view in zip(found, views, strict=True)]),
-            torch.cat([scores for _, scores in found]),
+            np.concatenate([b / view.unit for (b, _), view in zip(found, views, strict=True)]),
+            np.concatenate([scores for _, scores in found]),
             least=_LEAST_SCORE,
         )
         probabilities = self._masks(boxes, views)
@@ -125,20 +124,18 @@ class Segmenter:
         if cut.any():
             boxes = larger
             probabilities[cut] = self._masks(boxes[cut], views)
-        return _Things(boxes, scores.cpu().numpy(), probabilities, views[0].size_hw)
+        return _Things(boxes, scores, probabilities, views[0].size_hw)
 
-    def _masks(self, boxes: torch.Tensor, views: Sequence[_View]) -> torch.Tensor:
+    def _masks(self, boxes: Float32, views: Sequence[View]) -> Float32:
         """Return (n, 28, 28) probabilities inside of (n, 4) boxes in [0, 1]."""
-        import torch
-
-        probabilities = boxes.new_zeros(len(boxes), 28, 28)
-        done = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+        probabilities = np.zeros((len(boxes), 28, 28), np.float32)
+        done = np.zeros(len(boxes), bool)
         for view in reversed(views):
-            inside = boxes * view.unit(boxes)
-            sides = (inside[:, 2:] - inside[:, :2]).clamp(min=0)
-            own = ~done & ((sides.prod(1).sqrt() <= _SHARP_PX) | (view is views[0]))
+            inside = boxes * view.unit
+            sides = np.maximum(inside[:, 2:] - inside[:, :2], 0)
+            own = ~done & ((np.sqrt(sides.prod(1)) <= _SHARP_PX) | (view is views[0]))
             if own.any():
-                probabilities[own] = self._model.masks(view.features, inside[own], view.size_hw)
+                probabilities[own] = self._looking.masks(view, inside[own])
             done |= own
         return probabilities
 
@@ -147,7 +144,7 @@ class Segmenter:
         from vesearch.detectors.background import is_flat
         from vesearch.detectors.joining import distinct, tidied
 
-        small = tidied(things.masks.cpu().numpy(), _INSIDE)
+        small = tidied(things.masks, _INSIDE)
         half = (things.size_hw[0] // 2, things.size_hw[1] // 2)  # enough to compare them
         inside = _drawn(things.boxes, small, half)
         rows, scores = distinct(inside, things.scores, least=_LEAST_SCORE)
@@ -156,7 +153,7 @@ class Segmenter:
         rows = rows[: 0 if is_flat(seen.pixels) else None]
         h, w = size_hw[:2]
         if len(rows):
-            rows = _first_seen(rows, scores, shares, things.boxes.cpu().numpy())
+            rows = _first_seen(rows, scores, shares, things.boxes)
             drawn, scores = _drawn(things.boxes[rows], small[rows], (h, w)), scores[rows]
         else:
             drawn, scores = np.ones((1, h, w), bool), np.array([_WHOLE_SCORE], np.float32)
@@ -182,22 +179,6 @@ class Segmenter:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _View:
-    """Feature maps of images, as the network's backbone gives them, and the images' size in px."""
-
-    features: dict[str, torch.Tensor]
-    size_hw: tuple[int, int]
-
-    def row(self, row: int) -> _View:
-        """Return that of one of the images."""
-        return _View({n: f[row : row + 1] for n, f in self.features.items()}, self.size_hw)
-
-    def unit(self, like: torch.Tensor) -> torch.Tensor:
-        """Return what (n, 4) boxes in pixels are divided by to be in [0, 1]."""
-        return like.new_tensor([self.size_hw[1], self.size_hw[0]] * 2)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
     """What the network saw of an image at the largest scale.
 
@@ -215,21 +196,45 @@ class _Things:
     size_hw: of the smallest image that the network saw.
     """
 
-    boxes: torch.Tensor
+    boxes: Float32
     scores: Float32
-    masks: torch.Tensor
+    masks: Float32
     size_hw: tuple[int, int]
 
 
-def _drawn(boxes: torch.Tensor, small: Float32, size_hw: tuple[int, int]) -> Bool:
-    """Return (n, 28, 28) masks where their (n, 4) boxes, in [0, 1], lie in an image: (n, h, w)."""
-    from torchvision.models.detection.roi_heads import paste_masks_in_image
+def _drawn(boxes: Float32, small: Float32, size_hw: tuple[int, int]) -> Bool:
+    """Return (n, 28, 28) masks where their (n, 4) boxes, in [0, 1], lie in an image: (n, h, w).
 
+    As torchvision pastes them: with a rim of one point, which is nothing, and enlarged bilinearly
+    to whole pixels.
+    """
     h, w = size_hw
-    placed = boxes * boxes.new_tensor([w, h, w, h])
-    drawn = paste_masks_in_image(boxes.new_tensor(small)[:, None], placed, size_hw)
-    inside: Bool = drawn[:, 0].cpu().numpy() > _INSIDE
-    return inside
+    drawn = np.zeros((len(boxes), h, w), bool)
+    side = small.shape[-1] if len(small) else 1
+    centres, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    halves = halves * np.float32((side + 2) / side)
+    placed = np.concatenate([centres - halves, centres + halves], 1) * np.array([w, h, w, h])
+    for own, mask, (x0, y0, x1, y1) in zip(drawn, small, placed.astype(np.int64), strict=True):
+        down, across = _enlarging(y0, y1, side + 2, h), _enlarging(x0, x1, side + 2, w)
+        part = down @ np.pad(mask, 1) @ across.T > _INSIDE
+        own[max(y0, 0) : min(y1 + 1, h), max(x0, 0) : min(x1 + 1, w)] = part
+    return drawn
+
+
+def _enlarging(begin: int, end: int, side: int, limit: int) -> Float32:
+    """Return what `side` points are multiplied by to fill the pixels from begin to end, inclusive.
+
+    (m, side); of the m those that lie in [0, limit).
+    """
+    pixels = np.arange(max(begin, 0), min(end + 1, limit))
+    at = ((pixels - begin + 0.5) * side / max(end + 1 - begin, 1) - 0.5).clip(0, side - 1)
+    low = at.astype(np.int64)
+    part = (at - low).astype(np.float32)
+    weights = np.zeros((len(pixels), side), np.float32)
+    rows = np.arange(len(pixels))
+    weights[rows, low] = 1 - part
+    weights[rows, np.minimum(low + 1, side - 1)] += part
+    return weights
 
 
 def _first_seen(rows: Int64, scores: Float32, shares: Float32, placed: Float32) -> Int64:

@@ -19,27 +19,22 @@ from torch.nn import functional
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
+from torchvision.ops import MultiScaleRoIAlign
 
 from vesearch.checkpoints import pytorch, tensorfile
+from vesearch.detectors.looking import ANCHORS, RATIOS, SECOND_STEPS
 from vesearch.errors import ModelError
 from vesearch.networks import lite0
 from vesearch.networks.folding import fold_batch_norms
 
 _CHANNELS = 128  # of the pyramid
 _HIDDEN = 256  # of the box head
-_STRIDES = (8, 16, 32, 64)
-_ANCHORS = tuple((stride * 4, stride * 6) for stride in _STRIDES)  # px
-_RATIOS = (0.5, 1.0, 2.0)
-_OVERLAP_COUNTS = 0.5  # power of how well a box fits in its score; the rest is how sure it is one
-_REFINED = 60  # boxes of an image at one scale that the second box head looks at
 _BACKBONE = "backbone.body."
 _FIRST_HEAD = ("roi_heads.box_head.", "roi_heads.box_predictor.")
 _TAUGHT = ("blocks.4.", "blocks.5.", "blocks.6.")  # of the backbone, strides 16 and 32
-REFINED = BoxCoder((20.0, 20.0, 10.0, 10.0))  # what is left to move is half as much
+REFINED = BoxCoder(SECOND_STEPS)  # what is left to move is half as much
 
 
 class Pyramid(nn.Module):
@@ -154,7 +149,7 @@ class SegmenterNetwork(nn.Module):
             mask_head=nn.Sequential(*(_grouped(_CHANNELS) for _ in range(3))),
             mask_predictor=_MaskPredictor(),
         )
-        anchors = AnchorGenerator(_ANCHORS, (_RATIOS,) * len(_STRIDES))
+        anchors = AnchorGenerator(ANCHORS, (RATIOS,) * len(ANCHORS))
         self.rpn = proposals(
             anchors,
             RPNHead(_CHANNELS, anchors.num_anchors_per_location()[0]),
@@ -168,48 +163,6 @@ class SegmenterNetwork(nn.Module):
         )
         self.roi_heads = roi_heads
         self.refiner = Refiner()
-
-    def boxes(
-        self, features: OrderedDict[str, torch.Tensor], size_hw: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (m, 4) boxes of one image, in pixels of size_hw, and (m,) scores in [0, 1].
-
-        A box of every proposal that may be a thing: what is the same again is not told apart yet.
-        """
-        heads, sizes = self.roi_heads, [size_hw]
-        batch = ImageList(features["0"].new_zeros(1, 3, *size_hw), sizes)
-        proposals, _ = self.rpn(batch, features)
-        x = heads.box_roi_pool(features, proposals, sizes)
-        first, deltas = heads.box_predictor(heads.box_head(x))
-        boxes = _moved(heads.box_coder, deltas, proposals[0], size_hw)
-        first = first.softmax(1)[:, 1]
-        worth = first.topk(min(_REFINED, len(first))).indices
-        boxes, first = boxes[worth], first[worth]
-        x = heads.box_roi_pool(features, [boxes], sizes)
-        second, deltas, overlap = self.refiner(x)
-        boxes = _moved(REFINED, deltas, boxes, size_hw)
-        sure = (first + second.softmax(1)[:, 1]) / 2
-        return boxes, sure ** (1 - _OVERLAP_COUNTS) * overlap.sigmoid() ** _OVERLAP_COUNTS
-
-    def masks(
-        self,
-        features: OrderedDict[str, torch.Tensor],
-        boxes: torch.Tensor,
-        size_hw: tuple[int, int],
-    ) -> torch.Tensor:
-        """Return (m, 28, 28) probabilities of being inside the thing of each (m, 4) box."""
-        heads = self.roi_heads
-        x = heads.mask_head(heads.mask_roi_pool(features, [boxes], [size_hw]))
-        found: torch.Tensor = heads.mask_predictor(x)[:, 1].sigmoid()
-        return found
-
-
-def _moved(
-    coder: BoxCoder, deltas: torch.Tensor, boxes: torch.Tensor, size_hw: tuple[int, int]
-) -> torch.Tensor:
-    """Return boxes moved by the deltas of class 1, within the image."""
-    moved: torch.Tensor = clip_boxes_to_image(coder.decode(deltas, [boxes])[:, 1], size_hw)
-    return moved
 
 
 def is_shared(name: str) -> bool:

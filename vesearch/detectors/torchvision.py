@@ -62,7 +62,7 @@ class MaskRCNN:
         with torch.inference_mode():
             inputs = [self._model.transform([self._input(pixels)])[0] for pixels in images]
             shapes = [tuple(one.tensors.shape) for one in inputs]  # padded
-            for group in batches(shapes, devices.resolve(self.device)):
+            for group in batches(shapes, on_cpu=devices.is_cpu(self.device)):
                 sizes = [images[i].shape[:2] for i in group]
                 outputs = self._forward([inputs[i] for i in group], sizes)
                 for i, entities in zip(group, outputs, strict=True):

@@ -36,9 +36,10 @@ class Lite0(TrainableEmbedder):
         mask_weight: float = 0.0,
         precision: str = "auto",
         batch_size: int = 0,
+        engine: str = "auto",
         device: str = "cpu",
     ) -> None:
-        super().__init__(precision=precision, batch_size=batch_size, device=device)
+        super().__init__(precision=precision, batch_size=batch_size, engine=engine, device=device)
         self.weights = weights
         self.mask_weight = mask_weight
 
@@ -54,7 +55,11 @@ class Lite0(TrainableEmbedder):
 
         covers: (n, c, c) how much of each cell of a crop lies in the mask, in [0, 1].
         """
-        return self._embed(crops, covers)
+        return self._embed(crops, covers if self.mask_weight else None)
+
+    @property
+    def _settings(self) -> str:
+        return f"{self.mask_weight}"
 
     def save(self, path: Path, about: Mapping[str, str]) -> None:
         """Write what embed.weights takes: the network as it is now."""
@@ -74,10 +79,10 @@ class Lite0(TrainableEmbedder):
     def _parts(self) -> tuple[torch.nn.Module, ...]:
         return lite0.parts(self._model)
 
-    def _to_input(self, crops: UInt8) -> torch.Tensor:
-        return lite0.to_input(crops, self._device)
+    def _scaled(self, crops: torch.Tensor) -> torch.Tensor:
+        return lite0.scaled(crops)
 
-    def _pool(self, found: torch.Tensor, covers: Float32 | None) -> torch.Tensor:
+    def _pool(self, found: torch.Tensor, covers: torch.Tensor | None) -> torch.Tensor:
         whole = found.mean((2, 3))  # (n, c, h, w) -> (n, c)
         if covers is None or not self.mask_weight:
             return whole
@@ -90,7 +95,7 @@ class Lite2(Lite0):
     _variant = "lite2"
 
 
-def inside(found: torch.Tensor, covers: Float32, whole: torch.Tensor) -> torch.Tensor:
+def inside(found: torch.Tensor, covers: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     """Return the (n, c) averages of (n, c, h, w) maps over what lies in a mask.
 
     covers: as MaskedEmbedder has them. whole: the averages over all, for what is too thin for the
@@ -99,8 +104,7 @@ def inside(found: torch.Tensor, covers: Float32, whole: torch.Tensor) -> torch.T
     import torch
 
     h, w = found.shape[2:]
-    cells = torch.from_numpy(covers).to(found.device)[:, None]
-    weights = torch.nn.functional.adaptive_avg_pool2d(cells, (h, w))  # (n, 1, h, w)
+    weights = torch.nn.functional.adaptive_avg_pool2d(covers[:, None], (h, w))  # (n, 1, h, w)
     total = weights.sum((2, 3))  # (n, 1)
     average = (found * weights).sum((2, 3)) / total.clamp(min=_LEAST_COVER)
     return torch.where(total > _LEAST_COVER, average, whole)

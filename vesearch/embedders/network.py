@@ -1,18 +1,25 @@
-"""What embedders have in common whose crops go through a torch network."""
+"""What embedders have in common whose crops go through a network."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vesearch import engines
+from vesearch.engines import Examples, Network, Source
 from vesearch.networks import devices
-from vesearch.records import Float32, UInt8
+from vesearch.records import COVER_SIDE, Float32, UInt8
+from vesearch.system.digests import version_digest
 
 if TYPE_CHECKING:
     import torch
+
+_CROP = 224  # px, of examples; crops of another size do as well
+_VERSION = "legs-1"  # change it whenever the same weights may make other networks
 
 
 class NetworkEmbedder(ABC):
@@ -20,13 +27,20 @@ class NetworkEmbedder(ABC):
 
     precision: "float32", "bfloat16", or "auto" (bfloat16 where it is faster).
     batch_size: crops per forward pass; 0: as many as suit the device.
+    engine: as run.engine.
     """
 
     def __init__(
-        self, *, precision: str = "auto", batch_size: int = 0, device: str = "cpu"
+        self,
+        *,
+        precision: str = "auto",
+        batch_size: int = 0,
+        engine: str = "auto",
+        device: str = "cpu",
     ) -> None:
         self.precision = precision
         self.batch_size = batch_size
+        self.engine = engine
         self.device = device
 
     @property
@@ -34,12 +48,30 @@ class NetworkEmbedder(ABC):
     def dim(self) -> int:
         """Length of an embedding."""
 
+    @property
     @abstractmethod
-    def _forward(self, crops: UInt8, covers: Float32 | None, *, bfloat16: bool) -> torch.Tensor:
-        """Return the (n, dim) embeddings of one batch of (n, s, s, 3) crops.
+    def weights_digest(self) -> str:
+        """What stands for the weights in fingerprints."""
 
-        covers: as MaskedEmbedder has them; only what embed_masked is given.
+    @abstractmethod
+    def _stem(self) -> torch.nn.Module:
+        """Return what (n, s, s, 3) uint8 crops go through first; it is never rounded."""
+
+    @abstractmethod
+    def _rest(self) -> torch.nn.Module:
+        """Return what makes the (n, dim) embeddings of that, and of covers where they are given.
+
+        covers: as MaskedEmbedder has them.
         """
+
+    def _prepared(self, crops: UInt8) -> UInt8:
+        """Return crops in the size that the network takes."""
+        return crops
+
+    @property
+    def _settings(self) -> str:
+        """What the network depends on beside its weights."""
+        return ""
 
     @cached_property
     def _device(self) -> str:
@@ -50,24 +82,74 @@ class NetworkEmbedder(ABC):
         """The precision that embeddings are computed in on this device."""
         if self.precision != "auto":
             return self.precision
-        return "bfloat16" if devices.use_bfloat16(self.precision, self._device) else "float32"
+        engine = engines.choose(self.engine, self.device)
+        return "bfloat16" if engines.has_fast_bfloat16(engine, self.device) else "float32"
 
     def embed(self, crops: UInt8) -> Float32:
         """Return the (n, dim) float32 embeddings of (n, s, s, 3) uint8 RGB crops."""
         return self._embed(crops, None)
 
     def _embed(self, crops: UInt8, covers: Float32 | None) -> Float32:
-        import torch
-
         if crops.ndim != 4 or crops.shape[3] != 3 or crops.dtype != np.uint8:
             raise ValueError(f"crops must be (n, s, s, 3) uint8, got {crops.shape} {crops.dtype}")
         out = np.empty((len(crops), self.dim), np.float32)
-        bfloat16 = self.computes_in == "bfloat16"
-        size = self.batch_size or devices.batch_size("embed", self._device)
-        with torch.inference_mode():
-            for start in range(0, len(crops), size):
-                batch = crops[start : start + size]
-                own = None if covers is None else covers[start : start + size]
-                features = self._forward(batch, own, bfloat16=bfloat16)
-                out[start : start + len(batch)] = features.cpu().numpy()
+        networks = self._plain if covers is None else self._covered
+        size = self.batch_size or devices.batch_size("embed", self.device)
+        for start in range(0, len(crops), size):
+            rows = slice(start, start + size)
+            found: tuple[engines.Array, ...] = (self._prepared(crops[rows]),)
+            for network in networks:
+                last = network is networks[-1]
+                found = network(*found, *(() if covers is None or not last else (covers[rows],)))
+            out[rows] = engines.array(found[0])
         return out
+
+    @cached_property
+    def _plain(self) -> tuple[Network, ...]:
+        return self._ready()
+
+    @cached_property
+    def _covered(self) -> tuple[Network, ...]:
+        return self._ready(np.ones((2, COVER_SIDE, COVER_SIDE), np.float32))
+
+    def _ready(self, *covers: Float32) -> tuple[Network, ...]:
+        """Return what an engine runs one after the other: one network, or two where one rounds.
+
+        covers: an example, where there are any.
+        """
+        kind = "covered" if covers else "plain"
+        if self.computes_in == "float32":
+            return (self._run(f"both {kind}", self._both, lambda: (self._example(), *covers)),)
+        return (
+            self._run("stem", self._stem, lambda: (self._example(),)),
+            self._run(f"rest {kind}", self._rest, lambda: (self._maps(), *covers), bfloat16=True),
+        )
+
+    def _run(
+        self,
+        piece: str,
+        make: Callable[[], torch.nn.Module],
+        examples: Callable[[], Examples],
+        *,
+        bfloat16: bool = False,
+    ) -> Network:
+        about = (type(self).__name__, piece, self._settings, self.weights_digest)
+        source = Source(version_digest(_VERSION, *about), make, examples)
+        engine = engines.choose(self.engine, self.device)
+        return engines.ready(source, engine=engine, device=self.device, bfloat16=bfloat16)
+
+    def _both(self) -> torch.nn.Module:
+        from vesearch.embedders.legs import Both
+
+        return Both(self._stem(), self._rest())
+
+    def _example(self) -> UInt8:
+        return self._prepared(np.zeros((2, _CROP, _CROP, 3), np.uint8))
+
+    def _maps(self) -> Float32:
+        """Return what the stem makes of an example."""
+        import torch
+
+        with torch.inference_mode():
+            found: Float32 = self._stem()(torch.from_numpy(self._example()))[0].numpy()
+        return found

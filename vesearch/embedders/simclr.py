@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from vesearch.checkpoints import converted, tensorfile
 from vesearch.embedders.trainable import Layers, TrainableEmbedder
 from vesearch.errors import ConfigError
-from vesearch.networks.architecture import NORMALISATIONS
-from vesearch.records import Float32, UInt8
 from vesearch.system.digests import version_digest
 from vesearch.weights import zoo
 
@@ -38,9 +36,10 @@ class SimCLR(TrainableEmbedder):
         weights: str | Path | None = None,
         precision: str = "auto",
         batch_size: int = 0,
+        engine: str = "auto",
         device: str = "cpu",
     ) -> None:
-        super().__init__(precision=precision, batch_size=batch_size, device=device)
+        super().__init__(precision=precision, batch_size=batch_size, engine=engine, device=device)
         self.weights = weights
 
     @staticmethod
@@ -110,18 +109,12 @@ class SimCLR(TrainableEmbedder):
     def _parts(self) -> tuple[torch.nn.Module, ...]:
         return self._model.parts()
 
-    def _pool(self, found: torch.Tensor, covers: Float32 | None) -> torch.Tensor:
+    def _pool(self, found: torch.Tensor, covers: torch.Tensor | None) -> torch.Tensor:
         return found.mean((2, 3))  # (n, dim, h, w) -> (n, dim)
 
-    def _to_input(self, crops: UInt8) -> torch.Tensor:
+    def _scaled(self, crops: torch.Tensor) -> torch.Tensor:
         """Return (n, s, s, 3) uint8 RGB as the network's (n, 3, s, s) float32 input."""
-        import torch
+        from vesearch.embedders.legs import scaled
 
-        # permuted, not copied: (n, s, s, c) memory is what torch calls channels-last
-        x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2)
-        x = x.float().div_(255)
         about = self._header.architecture
-        if (about.mean, about.std) != NORMALISATIONS["none"]:
-            x.sub_(torch.tensor(about.mean, device=x.device).view(3, 1, 1))
-            x.div_(torch.tensor(about.std, device=x.device).view(3, 1, 1))
-        return x
+        return scaled(crops, about.mean, about.std)

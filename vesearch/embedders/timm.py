@@ -12,7 +12,7 @@ import numpy as np
 from vesearch.checkpoints import pytorch
 from vesearch.embedders.network import NetworkEmbedder
 from vesearch.errors import ModelError
-from vesearch.records import Float32, UInt8
+from vesearch.records import UInt8
 from vesearch.registry import did_you_mean
 from vesearch.system.digests import sha256, version_digest
 from vesearch.system.printable import one_line
@@ -38,9 +38,10 @@ class Timm(NetworkEmbedder):
         weights: str = "",
         precision: str = "auto",
         batch_size: int = 0,
+        engine: str = "auto",
         device: str = "cpu",
     ) -> None:
-        super().__init__(precision=precision, batch_size=batch_size, device=device)
+        super().__init__(precision=precision, batch_size=batch_size, engine=engine, device=device)
         self.model = model
         self.weights = weights
 
@@ -131,32 +132,35 @@ class Timm(NetworkEmbedder):
         prepared: dict[str, Any] = data.resolve_model_data_config(self._network)
         return prepared
 
-    def _forward(self, crops: UInt8, covers: Float32 | None, *, bfloat16: bool) -> torch.Tensor:
-        import torch
+    def _stem(self) -> torch.nn.Module:
+        from vesearch.embedders.legs import Stem, scaled
 
-        x = self._to_input(crops)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
-            features: torch.Tensor = self._network(x)
-        return features.float()
+        prepared = self._preparation
+        return Stem(lambda crops: scaled(crops, prepared["mean"], prepared["std"]))
 
-    def _to_input(self, crops: UInt8) -> torch.Tensor:
-        """Return (n, s, s, 3) uint8 RGB as (n, 3, h, w) float32, normalised.
+    def _rest(self) -> torch.nn.Module:
+        from vesearch.embedders.legs import Rest, unpooled
 
-        Resized to the config's size without its centre crop: an entity's crop is the centre.
+        return Rest(unpooled, (self._network,))
+
+    @property
+    def _settings(self) -> str:
+        return f"{self.model} {self.library()}"
+
+    def _prepared(self, crops: UInt8) -> UInt8:
+        """Return (n, s, s, 3) crops in the size of the network's config.
+
+        Without its centre crop: an entity's crop is the centre.
         """
-        import torch
         from PIL import Image
 
         prepared, (_, h, w) = self._preparation, self._preparation["input_size"]
-        if crops.shape[1:3] != (h, w):
-            filters = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
-            chosen = filters.get(prepared["interpolation"], Image.Resampling.BILINEAR)
-            sized = [Image.fromarray(crop).resize((w, h), chosen) for crop in crops]
-            crops = np.stack([np.asarray(image) for image in sized])
-        # permuted, not copied: (n, h, w, c) memory is what torch calls channels-last
-        x = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2).float().div_(255)
-        mean, std = (torch.tensor(prepared[k], device=x.device) for k in ("mean", "std"))
-        return x.sub_(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
+        if crops.shape[1:3] == (h, w):
+            return crops
+        filters = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+        chosen = filters.get(prepared["interpolation"], Image.Resampling.BILINEAR)
+        sized = [Image.fromarray(crop).resize((w, h), chosen) for crop in crops]
+        return np.stack([np.asarray(image) for image in sized])
 
 
 def _as_is(tensors: dict[str, Any], model: Any) -> dict[str, Any]:

@@ -36,12 +36,12 @@ class TrainableEmbedder(NetworkEmbedder):
         """Return the parts; the last one makes the (n, dim, h, w) map that is pooled."""
 
     @abstractmethod
-    def _to_input(self, crops: UInt8) -> torch.Tensor:
-        """Return (n, s, s, 3) crops as the first part takes them."""
+    def _scaled(self, crops: torch.Tensor) -> torch.Tensor:
+        """Return (n, s, s, 3) uint8 crops as the first part takes them."""
 
     @abstractmethod
-    def _pool(self, found: torch.Tensor, covers: Float32 | None) -> torch.Tensor:
-        """Return the (n, dim) embeddings of float32 maps."""
+    def _pool(self, found: torch.Tensor, covers: torch.Tensor | None) -> torch.Tensor:
+        """Return the (n, dim) embeddings of float32 maps; covers: as MaskedEmbedder has them."""
 
     @abstractmethod
     def save(self, path: Path, about: Mapping[str, str]) -> None:
@@ -64,6 +64,7 @@ class TrainableEmbedder(NetworkEmbedder):
 
         Batch norms stay as they are: a batch's own statistics would tell its views apart.
         """
+        self.engine = "torch"  # others keep the weights as they were
         parts = self._parts()
         self._learns_from = len(parts) - 1 if layers == "last" else 0
         own = [p for part in parts[self._learns_from :] for p in part.parameters()]
@@ -80,10 +81,25 @@ class TrainableEmbedder(NetworkEmbedder):
 
     def finish(self, maps: torch.Tensor, covers: Float32 | None) -> torch.Tensor:
         """Return the (n, dim) embeddings of what begin has returned; gradients flow."""
-        return self._pool(self._through(maps, self._learns_from, None).float(), covers)
+        import torch
 
-    def _forward(self, crops: UInt8, covers: Float32 | None, *, bfloat16: bool) -> torch.Tensor:
-        return self._pool(self._through(self._to_input(crops), 0, None).float(), covers)
+        cells = None if covers is None else torch.from_numpy(covers).to(maps.device)
+        return self._pool(self._through(maps, self._learns_from, None).float(), cells)
+
+    def _stem(self) -> torch.nn.Module:
+        from vesearch.embedders.legs import Stem
+
+        return Stem(self._scaled, *self._parts()[:_IN_FLOAT32])
+
+    def _rest(self) -> torch.nn.Module:
+        from vesearch.embedders.legs import Rest
+
+        return Rest(self._pool, self._parts()[_IN_FLOAT32:])
+
+    def _to_input(self, crops: UInt8) -> torch.Tensor:
+        import torch
+
+        return self._scaled(torch.from_numpy(crops).to(self._device))
 
     def _through(self, x: torch.Tensor, first: int, end: int | None) -> torch.Tensor:
         """Return what the parts from first to end make of a batch."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import platform
+import sys
 from pathlib import Path
 
 from vesearch.errors import ConfigError
 
+# one of these is there where Linux has a GPU that torch could use: NVIDIA's, under WSL, AMD's
+_GPUS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 _BATCH_SIZES = {"cpu": {"detect": 4, "embed": 8}, "cuda": {"detect": 8, "embed": 64}}
 
 
@@ -33,12 +36,19 @@ def resolve(device: str) -> str:
     return device
 
 
+def is_cpu(device: str) -> bool:
+    """Tell whether a --device value means the CPU here; where it is sure torch is not asked."""
+    if device == "auto" and sys.platform == "linux" and not any(map(Path.exists, _GPUS)):
+        return True
+    return device == "cpu" or (device == "auto" and resolve(device) == "cpu")
+
+
 def batch_size(section: str, device: str) -> int:
     """Return how many images ("detect") or crops ("embed") a --device value takes well at once.
 
     Small ones stay in a CPU's caches; a GPU needs many to be busy, and has room for them.
     """
-    kind = device if device == "cpu" else resolve(device).partition(":")[0]
+    kind = "cpu" if is_cpu(device) else resolve(device).partition(":")[0]
     return _BATCH_SIZES[kind][section]
 
 

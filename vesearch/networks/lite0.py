@@ -93,6 +93,10 @@ def to_input(images: UInt8, device: str) -> torch.Tensor:
     """Return (n, h, w, 3) uint8 RGB as the network's (n, 3, h, w) float32 input in [-1, 1]."""
     import torch
 
+    return scaled(torch.from_numpy(images).to(device))
+
+
+def scaled(pixels: torch.Tensor) -> torch.Tensor:
+    """Return the same of a tensor."""
     # permuted, not copied: (n, h, w, c) memory is what torch calls channels-last
-    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
-    return pixels.float().div_(127.5).sub_(1.0)
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0

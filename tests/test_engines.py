@@ -1,0 +1,202 @@
+"""Engines: that they answer alike, keep what they convert, and say what they cannot do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import models
+from tests.photos import photo
+from vesearch import engines
+from vesearch.detectors.segmenter import Segmenter
+from vesearch.embedders import EMBEDDERS, Embedder
+from vesearch.embedders.builtin import Lite0
+from vesearch.engines import openvino
+from vesearch.errors import ConfigError, MissingPackageError
+from vesearch.masks import decode
+from vesearch.networks import devices
+from vesearch.records import UInt8
+from vesearch.weights import zoo
+
+PHOTOS = ("chelsea.png", "coffee.png", "china.jpg")
+
+
+def pixels_of(name: str) -> UInt8:
+    return np.asarray(Image.open(photo(name)).convert("RGB"))
+
+
+def crops(side: int = 224) -> UInt8:
+    made = [Image.fromarray(pixels_of(name)).resize((side, side)) for name in PHOTOS]
+    return np.stack([np.asarray(one) for one in made])
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own."""
+    monkeypatch.setenv("VESEARCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "openvino"
+
+
+def least_cosine(one: np.ndarray, other: np.ndarray) -> float:
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(1) / lengths).min())
+
+
+def simclr(folder: Path, **options: str) -> Embedder:
+    return EMBEDDERS.create("simclr", weights=models.simclr(folder), **options)
+
+
+def timm(folder: Path, **options: str) -> Embedder:
+    path = models.timm(folder, "resnet18")
+    return EMBEDDERS.create("timm:resnet18", weights=str(path), **options)
+
+
+def builtin(folder: Path, **options: str) -> Embedder:
+    return EMBEDDERS.create("builtin", **options)
+
+
+@pytest.mark.parametrize("precision, least", [("float32", 0.999999), ("bfloat16", 0.999)])
+@pytest.mark.parametrize("make", [builtin, simclr, timm])
+def test_embeddings_are_the_same_whatever_runs_the_network(
+    make: Callable[..., Embedder], precision: str, least: float, tmp_path: Path, kept: Path
+) -> None:
+    own = {e: make(tmp_path, engine=e, precision=precision) for e in ("torch", "openvino")}
+    found = {engine: embedder.embed(crops()) for engine, embedder in own.items()}
+    assert least_cosine(found["torch"], found["openvino"]) >= least
+    # any number of crops, also one that it was not converted with
+    alone = own["openvino"].embed(crops()[:1])
+    assert least_cosine(alone, found["openvino"][:1]) >= 0.9999
+    assert own["openvino"].embed(crops()[:0]).shape == (0, own["openvino"].dim)
+
+
+def test_masks_count_the_same(kept: Path) -> None:
+    covers = np.random.default_rng(0).random((len(PHOTOS), 16, 16)).astype(np.float32)
+    found = [
+        Lite0(mask_weight=0.5, precision="float32", engine=e).embed_masked(crops(), covers)
+        for e in ("torch", "openvino")
+    ]
+    assert least_cosine(*found) >= 0.999999
+    plain = Lite0(mask_weight=0.5, precision="float32", engine="openvino").embed(crops())
+    assert least_cosine(found[1], plain) < 0.999
+
+
+def test_entities_are_the_same_whatever_runs_the_network(kept: Path) -> None:
+    for name in PHOTOS:
+        pixels = pixels_of(name)
+        one, other = (Segmenter(engine=e).detect([pixels])[0] for e in ("torch", "openvino"))
+        assert len(one) == len(other)
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+        for mine, theirs in zip(one.masks, other.masks, strict=True):
+            a, b = decode(mine, one.mask_size_hw), decode(theirs, other.mask_size_hw)
+            assert (a & b).sum() / (a | b).sum() > 0.99
+
+
+def test_what_learns_is_not_answered_from_before(kept: Path) -> None:
+    """Weights that changed in memory have no cache: torch goes on with them."""
+    embedder = Lite0(engine="openvino", precision="float32")
+    before = embedder.embed(crops())
+    learning = Lite0(engine="openvino", precision="float32")
+    for parameter in learning.learn("last"):
+        parameter.data.mul_(0.5)
+    assert least_cosine(before, learning.embed(crops())) < 0.999
+
+
+def test_other_settings_are_other_networks(kept: Path) -> None:
+    covers = np.zeros((len(PHOTOS), 16, 16), np.float32)
+    covers[:, :4] = 1
+    found = [
+        Lite0(mask_weight=w, engine="openvino", precision="float32").embed_masked(crops(), covers)
+        for w in (0.2, 0.8)
+    ]
+    assert least_cosine(*found) < 0.999
+
+
+_ALONE = """
+import sys
+import numpy as np
+from vesearch.detectors.segmenter import Segmenter
+from vesearch.embedders.builtin import Lite0
+pixels = np.load(sys.argv[1])
+found = Segmenter(engine="openvino").detect([pixels])[0]
+covers = np.ones((1, 16, 16), np.float32)
+made = Lite0(engine="openvino", mask_weight=0.5).embed_masked(pixels[None, :224, :224], covers)
+np.savez(sys.argv[2], scores=found.scores, made=made)
+print([name for name in ("torch", "torchvision", "timm") if name in sys.modules])
+"""
+
+
+def alone(tmp_path: Path) -> tuple[str, np.ndarray, np.ndarray]:
+    """Look at a photo in a process of its own; return the libraries that took part, and answers."""
+    given, answered = tmp_path / "given.npy", tmp_path / "answered.npz"
+    np.save(given, pixels_of("chelsea.png"))
+    script = [sys.executable, "-c", _ALONE, str(given), str(answered)]
+    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    with np.load(answered) as found:
+        return done.stdout.strip(), found["scores"], found["made"]
+
+
+def test_what_was_converted_once_needs_torch_no_more(kept: Path, tmp_path: Path) -> None:
+    libraries, *first = alone(tmp_path)
+    assert libraries == "['torch', 'torchvision', 'timm']"
+    libraries, *second = alone(tmp_path)
+    assert libraries == "[]"
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    # damaged, or cut short: made anew
+    for file in kept.rglob("*.xml"):
+        file.write_text(file.read_text()[:500])
+    libraries, *third = alone(tmp_path)
+    assert "torch" in libraries
+    np.testing.assert_allclose(first[0], third[0], atol=1e-4)
+    assert alone(tmp_path)[0] == "[]"
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("VESEARCH_CACHE", str(tmp_path / "file"))
+    assert Lite0(engine="openvino").embed(crops()).shape == (len(PHOTOS), 1280)
+
+
+def test_the_engine_is_the_faster_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engines.choose("auto", "cpu") == "openvino"
+    assert engines.choose("torch", "cpu") == "torch"
+    monkeypatch.setattr(devices, "is_cpu", lambda device: device == "cpu")
+    assert engines.choose("auto", "cuda") == "torch"
+    with pytest.raises(ConfigError, match="openvino computes on the CPU, not on cuda"):
+        engines.choose("openvino", "cuda")
+    with pytest.raises(ConfigError, match="must be one of auto, torch, openvino, got 'tensorrt'"):
+        engines.choose("tensorrt", "cpu")
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    assert engines.choose("auto", "cpu") == "torch"
+    with pytest.raises(MissingPackageError, match=r"pip install 'vesearch\[fast\]'"):
+        engines.choose("openvino", "cpu")
+
+
+def test_threads_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    own = openvino._threads()
+    assert own == (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count())
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert openvino._threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1000")
+    assert openvino._threads() == own
+
+
+def test_a_machine_without_a_gpu_is_known_without_torch() -> None:
+    code = (
+        "import sys; from vesearch.networks import devices;"
+        "print(devices.is_cpu('cpu'), devices.is_cpu('auto'), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    if not any(map(Path.exists, devices._GPUS)) and sys.platform == "linux":
+        assert done.stdout.split() == ["True", "True", "False"]
+    assert zoo.cache().name == "vesearch"

@@ -1,0 +1,190 @@
+"""Look at images with the segmenter's network: what it finds at one scale, and masks of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vesearch import engines
+from vesearch.detectors import boxes
+from vesearch.engines import Array, Examples, Network, Source
+from vesearch.records import Float32, Int64, UInt8
+from vesearch.system.digests import version_digest
+
+if TYPE_CHECKING:
+    import torch
+
+    from vesearch.detectors.segmenter_network import SegmenterNetwork
+
+_VERSION = "parts-1"  # change it whenever the same weights may make other parts
+STRIDES = (8, 16, 32, 64)
+ANCHORS = tuple((stride * 4, stride * 6) for stride in STRIDES)  # px
+RATIOS = (0.5, 1.0, 2.0)
+_MAPS = 3  # of the four that boxes are looked at in
+_PROPOSED = 400  # anchors of each map that may be something, and then boxes in all
+_KEPT = 100
+_SAME_PROPOSAL = 0.7  # IoU above which of two of one map the lesser goes
+_LEAST_SIDE = 1e-3  # px
+_REFINED = 60  # boxes of an image at one scale that the second box head looks at
+# what deltas are divided by: of anchors, of the first head, of the second
+_ANCHOR_STEPS, _FIRST_STEPS, SECOND_STEPS = (
+    (1.0,) * 4,
+    (10.0, 10.0, 5.0, 5.0),
+    (20.0, 20.0, 10.0, 10.0),
+)
+_SIDE = 28  # of a mask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What a network's backbone makes of images, and their size in px.
+
+    maps: of strides 8, 16 and 32. objectness: (n, a) logits of all anchors; deltas: (n, a, 4).
+    """
+
+    maps: tuple[Array, ...]
+    objectness: Float32
+    deltas: Float32
+    size_hw: tuple[int, int]
+
+    def row(self, row: int) -> View:
+        """Return that of one of the images."""
+        own = slice(row, row + 1)
+        maps = tuple(one[own] for one in self.maps)
+        return View(maps, self.objectness[own], self.deltas[own], self.size_hw)
+
+    @property
+    def unit(self) -> Float32:
+        """What boxes in pixels are divided by to be in [0, 1]."""
+        return np.array([self.size_hw[1], self.size_hw[0]] * 2, np.float32)
+
+
+class Looking:
+    """The parts of a segmenter's network, each run by an engine.
+
+    make: returns the network, with its weights; digest: stands for these.
+    """
+
+    def __init__(
+        self, make: Callable[[], SegmenterNetwork], digest: str, *, engine: str, device: str
+    ) -> None:
+        self._make = make
+        self._digest = digest
+        self._engine = engines.choose(engine, device)
+        self._device = device
+
+    def look(self, pixels: UInt8) -> View:
+        """Look at (n, h, w, 3) images, whose sides are multiples of 32."""
+        *maps, objectness, deltas = self._looking(pixels)
+        found = engines.array(objectness), engines.array(deltas)
+        return View(tuple(maps), *found, (pixels.shape[1], pixels.shape[2]))
+
+    def boxes(self, view: View) -> tuple[Float32, Float32]:
+        """Return (m, 4) boxes of one image, in its pixels, and (m,) scores in [0, 1].
+
+        A box of every proposal that may be a thing: what is the same again is not told apart yet.
+        """
+        found = _proposed(view)
+        sure, deltas = _judged(self._first, view, found)
+        found = boxes.moved(found, deltas, _FIRST_STEPS, view.size_hw)
+        worth = np.argsort(-sure, kind="stable")[:_REFINED]
+        found, sure = found[worth], sure[worth]
+        surer, deltas, fit = _judged(self._second, view, found)
+        found = boxes.moved(found, deltas, SECOND_STEPS, view.size_hw)
+        # as much by how well the box fits as by how sure it is that there is something
+        return found, np.sqrt((sure + surer) / 2 * fit)
+
+    def masks(self, view: View, found: Float32) -> Float32:
+        """Return (m, 28, 28) probabilities of being inside the thing of each (m, 4) box."""
+        if not len(found):
+            return np.zeros((0, _SIDE, _SIDE), np.float32)
+        return _judged(self._masks, view, found)[0]
+
+    @cached_property
+    def _network(self) -> Any:
+        return self._make()
+
+    @cached_property
+    def _looking(self) -> Network:
+        return self._ready("Looking", lambda: (np.zeros((1, 320, 256, 3), np.uint8),))
+
+    @cached_property
+    def _first(self) -> Network:
+        return self._ready("first", _example)
+
+    @cached_property
+    def _second(self) -> Network:
+        return self._ready("second", _example)
+
+    @cached_property
+    def _masks(self) -> Network:
+        return self._ready("masks", _example)
+
+    def _ready(self, part: str, examples: Callable[[], Examples]) -> Network:
+        def make() -> torch.nn.Module:
+            from vesearch.detectors import segmenter_parts
+
+            made: torch.nn.Module = getattr(segmenter_parts, part)(self._network)
+            return made.eval()
+
+        source = Source(version_digest(_VERSION, part, self._digest), make, examples)
+        return engines.ready(source, engine=self._engine, device=self._device)
+
+
+def _example() -> Examples:
+    """Return maps of an image of 256 x 320 px, and a box of each."""
+    maps = [np.zeros((1, 128, 320 // s, 256 // s), np.float32) for s in STRIDES[:_MAPS]]
+    rows = [np.array([[0, 0, 0, 64, 64]] * (i + 2), np.float32) for i in range(_MAPS)]
+    return *maps, *rows
+
+
+def _proposed(view: View) -> Float32:
+    """Return the boxes of one image, best first, that may be something."""
+    found, sure, begin = [], [], 0
+    for anchors in _anchors(view.size_hw):
+        rows = begin + _greatest(view.objectness[0, begin : begin + len(anchors)], _PROPOSED)
+        deltas = view.deltas[0, rows]
+        own = boxes.moved(anchors[rows - begin], deltas, _ANCHOR_STEPS, view.size_hw)
+        large = ((own[:, 2:] - own[:, :2]) >= _LEAST_SIDE).all(1)
+        own, scores = own[large], view.objectness[0, rows[large]]
+        kept = boxes.without_repeats(own, scores, _SAME_PROPOSAL)[:_KEPT]
+        found.append(own[kept])
+        sure.append(scores[kept])
+        begin += len(anchors)
+    best = np.argsort(-np.concatenate(sure), kind="stable")[:_KEPT]
+    return np.concatenate(found)[best]
+
+
+def _greatest(values: Float32, most: int) -> Int64:
+    """Return the rows of the greatest values, the greatest first."""
+    rows = np.arange(len(values))
+    if len(values) > most:
+        rows = np.argpartition(-values, most)[:most]
+    return rows[np.argsort(-values[rows], kind="stable")]
+
+
+@cache
+def _anchors(size_hw: tuple[int, int]) -> list[Float32]:
+    """Return the anchors of each map."""
+    h, w = size_hw
+    grids = [(-(-h // stride), -(-w // stride)) for stride in STRIDES]
+    return boxes.anchors(size_hw, grids, ANCHORS, RATIOS)
+
+
+def _judged(head: Network, view: View, found: Float32) -> tuple[Float32, ...]:
+    """Return what a head says of (m, 4) boxes of one image."""
+    level = boxes.levels(found, STRIDES[:_MAPS])
+    rows = [np.flatnonzero(level == i) for i in range(_MAPS)]
+    # one more of each, of nothing: an engine need not know what no box is
+    given = [np.zeros((len(own) + 1, 5), np.float32) for own in rows]
+    for boxes_given, own in zip(given, rows, strict=True):
+        boxes_given[:-1, 1:] = found[own]
+    begins = np.cumsum([0, *(len(own) for own in given[:-1])])
+    order = np.empty(len(found), np.int64)
+    for begin, own in zip(begins, rows, strict=True):
+        order[own] = begin + np.arange(len(own))
+    return tuple(engines.array(one)[order] for one in head(*view.maps, *given))

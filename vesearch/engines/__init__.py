@@ -1,0 +1,90 @@
+"""Engines: what runs a network, arrays in and arrays out; one adapter per library."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesearch.errors import ConfigError, MissingPackageError
+from vesearch.networks import devices
+
+if TYPE_CHECKING:
+    import torch
+
+ENGINES = ("auto", "torch", "openvino")
+
+Examples = tuple[NDArray[Any], ...]
+Array = Any  # numpy's, or what an engine keeps on its device
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A network that is to be run.
+
+    digest: stands for its weights and its code. make: returns the module, in eval mode, whose
+    inputs are tensors and whose output is a tuple of them. examples: returns inputs to trace it
+    with; every side of them may be another one later.
+    """
+
+    digest: str
+    make: Callable[[], torch.nn.Module]
+    examples: Callable[[], Examples]
+
+
+class Network(Protocol):
+    """A network, ready to run; safe from several threads."""
+
+    def __call__(self, *inputs: Array) -> tuple[Array, ...]:
+        """Return its outputs; inputs are numpy arrays, or outputs of another one here."""
+        ...
+
+
+def choose(engine: str, device: str) -> str:
+    """Return "torch" or "openvino" for a run.engine value; "auto": the faster one that is there.
+
+    Raises ConfigError for another name or a device that it has not, and MissingPackageError.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"run.engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if engine == "torch":
+        return engine
+    is_there, on_cpu = find_spec("openvino") is not None, devices.is_cpu(device)
+    if engine == "auto":
+        return "openvino" if is_there and on_cpu else "torch"
+    if not is_there:
+        raise MissingPackageError(
+            "run.engine openvino needs OpenVINO: pip install 'vesearch[fast]'"
+        )
+    if not on_cpu:
+        raise ConfigError(f"run.engine openvino computes on the CPU, not on {device}: --device cpu")
+    return engine
+
+
+def ready(source: Source, *, engine: str, device: str, bfloat16: bool = False) -> Network:
+    """Return a network that an engine runs, as choose() has named it."""
+    adapter = importlib.import_module(f"vesearch.engines.{_ADAPTERS[engine]}")
+    made: Network = adapter.ready(source, device=device, bfloat16=bfloat16)
+    return made
+
+
+def has_fast_bfloat16(engine: str, device: str) -> bool:
+    """Tell whether an engine that choose() has named is faster in bfloat16 than in float32."""
+    if engine == "openvino":
+        from vesearch.engines import openvino
+
+        return openvino.has_bfloat16()
+    return devices.use_bfloat16("auto", devices.resolve(device))
+
+
+def array(found: Array) -> NDArray[Any]:
+    """Return an output as numpy's."""
+    return found if isinstance(found, np.ndarray) else np.asarray(found.cpu())
+
+
+_ADAPTERS = {"torch": "pytorch", "openvino": "openvino"}

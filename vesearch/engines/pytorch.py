@@ -1,0 +1,39 @@
+"""Run networks with torch, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from vesearch.engines import Array, Source
+from vesearch.networks import devices
+
+
+def ready(source: Source, *, device: str, bfloat16: bool) -> _Network:
+    """Return the network on a device."""
+    where = devices.resolve(device)
+    return _Network(source.make().to(where), where, bfloat16)
+
+
+class _Network:
+    """A module; what it returns stays on its device."""
+
+    def __init__(self, module: torch.nn.Module, device: str, bfloat16: bool) -> None:
+        self._module = module
+        self._device = device
+        self._bfloat16 = bfloat16
+
+    def __call__(self, *inputs: Array) -> tuple[torch.Tensor, ...]:
+        """Return the outputs, of float32."""
+        kind = torch.device(self._device).type
+        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self._bfloat16):
+            found = self._module(*(self._tensor(one) for one in inputs))
+        return tuple(one.float() for one in found)
+
+    def _tensor(self, given: Any) -> torch.Tensor:
+        if isinstance(given, np.ndarray):
+            return torch.from_numpy(given).to(self._device)
+        tensor: torch.Tensor = given
+        return tensor
