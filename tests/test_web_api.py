@@ -115,6 +115,8 @@ def test_a_photo_its_entities_and_what_is_alike(
     again = search(client, {"entity_id": first["entity_id"]}, where={"include_self": True})
     assert again["matches"][0]["image"] == first["image"]
     stored = search(client, {"image": first["image"], "entity": 1})
+    pointed = search(client, {"photo": found["photo"], "point": [3, 4]})
+    assert answer["asked"] == pointed["asked"] == entity and stored["asked"]["entity"] == 1
     assert first["image"] not in [match["image"] for match in stored["matches"]]
     assert client.get(f"/api/uploads/{found['photo']}/entities").json() == found
     picture = client.get(f"/api/uploads/{found['photo']}?size=160")

@@ -347,6 +347,100 @@ def test_a_box_is_drawn_moved_and_resized(open_page: Any, folder: Path) -> None:
     assert _box(page)[0] > before[0]
 
 
+def _empty(page: Page) -> tuple[float, float]:
+    """Return a place on the photo, in shares of it, where no entity is near."""
+    script = """() => {
+      const {x, y, width, height} = document.querySelector("#photo svg").getBoundingClientRect();
+      const at = (u, v) => document.elementFromPoint(x + u * width, y + v * height);
+      const free = (u, v) => [-0.02, 0, 0.02].every((d) => [-0.02, 0, 0.02].every(
+        (e) => at(u + d, v + e)?.tagName === "image"));
+      for (let v = 0.1; v < 0.9; v += 0.02)
+        for (let u = 0.1; u < 0.9; u += 0.02) if (free(u, v)) return [u, v];
+    }"""
+    x, y = page.evaluate(script)
+    return x, y
+
+
+def test_what_was_not_found_is_pointed_at(open_page: Any, folder: Path) -> None:
+    page = open_page()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(f'#some a:has(img[alt$="{LEFT}"])').click()
+    page.wait_for_selector(".entity")
+    x, y = _empty(page)
+    _drag(page, (x, y), (x, y))  # a click
+    page.wait_for_url(re.compile(r"image=\d+&point="))
+    query = page.url.split("point=")[1].replace("%2C", ",").split(",")
+    assert [float(n) for n in query] == pytest.approx([x * 741, y * 500], abs=1.5)
+    outline = page.locator(".grown .area")
+    expect(outline).to_have_count(1)
+    drawn = outline.get_attribute("d") or ""
+    assert drawn.count("Q") > 8  # grown, not a box
+    expect(page.locator(".aim")).to_have_count(1)
+    page.locator("#sure").fill("0")
+    expect(page.locator(".card")).to_have_count(7)
+    expect(outline).to_have_count(1)
+    accessible(page)
+    page.locator(".card input").first.check()
+    page.locator("#copy-command").click()
+    expect(page.locator("#copy-command")).to_have_text("Copied")
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert " --point " in command
+    assert answers(command) == [
+        Path(name).name for name in page.locator(".card .path").all_inner_texts()
+    ]
+    page.reload()
+    expect(outline).to_have_attribute("d", drawn)
+    page.locator('[data-number="1"]').click()
+    expect(page.locator(".entity.chosen:not(.grown)")).to_have_count(1)
+    expect(page.locator(".aim, .grown")).to_have_count(0)
+    before = page.url
+    _drag(page, (x, y), (x + 0.005, y))  # with Shift, or where one more is picked: a slip
+    page.wait_for_url(re.compile("point="))
+    page.go_back()
+    page.wait_for_url(before)
+    page.keyboard.down("Shift")
+    _drag(page, (x, y), (x, y))
+    page.keyboard.up("Shift")
+    assert page.url == before
+    page.go_back()
+    expect(outline).to_have_attribute("d", drawn)
+
+
+def test_a_point_is_steered_with_the_keys(open_page: Any, folder: Path) -> None:
+    page = open_page()
+    show(page, folder / "photos" / LEFT)
+    page.locator("#point").focus()
+    page.keyboard.press("Enter")
+    aim = page.locator(".aim")
+    expect(aim).to_be_focused()
+    expect(page.locator("#point")).to_have_attribute("aria-pressed", "true")
+    assert "point=" not in page.url  # nothing is asked yet
+    page.keyboard.press("Escape")
+    expect(aim).to_have_count(0)
+    expect(page.locator("#point")).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#point")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Shift+ArrowDown")
+    expect(aim).to_have_attribute("aria-label", re.compile("48 % from the left, 47 % from the top"))
+    accessible(page)
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("photo=.*point=355.7%2C236.7$"))
+    expect(page.locator(".grown")).to_have_count(1)
+    expect(aim).to_be_focused()
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("point=740.9%2C236.7$"))  # it stays in the photo
+    expect(page.locator("#told.bad")).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect(aim).to_have_count(0)
+    expect(page.locator("#point")).to_be_focused()
+    page.go_back()
+    expect(aim).to_have_count(1)
+
+
 def test_keys_alone(open_page: Any, folder: Path) -> None:
     page = open_page()
     page.locator(f'#some a:has(img[alt$="{LEFT}"])').focus()

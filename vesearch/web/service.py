@@ -237,8 +237,6 @@ def _thing(thing: Frequent, snapshot: Snapshot) -> dict[str, Any]:
 
 def _seen(seen: Seen) -> dict[str, Any]:
     """Return a photo and its entities."""
-    entities, size_hw = seen.entities, (seen.height, seen.width)
-    rows = range(len(entities))
     return {
         "image": seen.image_id,
         "path": _text(seen.name),
@@ -246,24 +244,30 @@ def _seen(seen: Seen) -> dict[str, Any]:
         "height": seen.height,
         "stale": seen.stale,
         "at_limit": seen.at_limit,
-        "entities": [
-            {
-                "entity": row + 1,
-                "box": _rounded(entities.boxes_xyxy[row].tolist()),
-                "peak": _rounded(entities.peaks_xy[row].tolist()),
-                "area": round(float(entities.areas[row]), 1),
-                "score": round(float(entities.scores[row]), 4),
-                "label": entities.labels[row],
-                "stuff": bool(entities.is_stuff[row]),
-                "outlines": outlines_of(entities.masks[row], entities.mask_size_hw, size_hw),
-            }
-            for row in rows
-        ],
+        "entities": [_entity(seen, number) for number in range(1, len(seen.entities) + 1)],
+    }
+
+
+def _entity(seen: Seen, number: int) -> dict[str, Any]:
+    entities, row = seen.entities, number - 1
+    return {
+        "entity": number,
+        "box": _rounded(entities.boxes_xyxy[row].tolist()),
+        "peak": _rounded(entities.peaks_xy[row].tolist()),
+        "area": round(float(entities.areas[row]), 1),
+        "score": round(float(entities.scores[row]), 4),
+        "label": entities.labels[row],
+        "stuff": bool(entities.is_stuff[row]),
+        "outlines": outlines_of(
+            entities.masks[row], entities.mask_size_hw, (seen.height, seen.width)
+        ),
     }
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
+    asked = None if answer.selected is None else _entity(answer.seen, answer.selected)
     return {
+        "asked": asked,
         "selected": answer.selected,
         "image": answer.seen.image_id,
         "matches": [_match(match) for match in answer.matches],
