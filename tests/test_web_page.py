@@ -39,8 +39,8 @@ _MOST = 3_000_000  # bytes of an upload, so that one that is too large is quickl
 class _Server:
     """A server in a thread of its own."""
 
-    def __init__(self, config: Any) -> None:
-        app = create_app(config, Rules(most_bytes=_MOST))
+    def __init__(self, config: Any, **rules: Any) -> None:
+        app = create_app(config, Rules(**{"most_bytes": _MOST, **rules}))
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -581,6 +581,28 @@ def test_no_index_yet_and_then_there_is_one(open_page: Any, folder: Path, tmp_pa
     page.set_input_files("#file", str(folder / "photos" / LEFT))
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
     expect(page.locator("#photo image")).to_be_visible()  # the photo is there all the same
+
+
+def test_a_token_is_asked_for(open_page: Any, folder: Path) -> None:
+    config = load_config(overrides=[f"run.store={folder / 'store'}", "run.device=cpu"])
+    made = _Server(config, token="a-long-secret")
+    try:
+        page = open_page("/?image=1&e=1", at=made.address)
+        expect(page.get_by_role("heading")).to_have_text("A token is needed")
+        assert page.evaluate("getComputedStyle(document.querySelector('form')).display") == "grid"
+        accessible(page)
+        field = page.get_by_label("Token, or the whole address")
+        expect(field).to_be_focused()
+        field.fill("wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading")).to_have_text("The token is wrong")
+        accessible(page)
+        field.fill(f"{made.address}/?token=a-long-secret")
+        page.get_by_role("button", name="Open").click()
+        expect(page.locator(".card, #told button").first).to_be_visible()
+        assert page.url == f"{made.address}/?image=1&e=1"
+    finally:
+        made.stop()
 
 
 def test_an_ingest_is_followed(open_page: Any, folder: Path) -> None:
