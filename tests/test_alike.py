@@ -20,6 +20,7 @@ from vesearch.config import Config
 from vesearch.drawing.answers import draw_answer
 from vesearch.records import Float32, Shot
 from vesearch.store.catalog_rows import ENTITY, KnownImage
+from vesearch.store.rows import RANKS
 from vesearch.store.shards import Store
 from vesearch.store.snapshot import Snapshot
 
@@ -64,6 +65,8 @@ def test_a_burst_is_one_match_that_says_how_many(known: Collection, photos: Path
     assert {Path(match.image).name for match in others} == {f"other_{i}.png" for i in range(OTHERS)}
     assert all(not match.alike for match in others)
     assert [match.rank for match in answer.matches] == list(range(1, OTHERS + 2))
+    for path, ids in zip(first.alike, first.alike_ids, strict=True):
+        assert ids == (known._searcher.look(Path(path)).seen.image_id * RANKS,)
     shown = {first.image, *first.alike}
     assert shown == {str(photos / f"burst_{number:02}.png") for number in range(1, FRAMES)}
 

@@ -441,6 +441,50 @@ def test_a_point_is_steered_with_the_keys(open_page: Any, folder: Path) -> None:
     expect(aim).to_have_count(1)
 
 
+def test_near_copies_are_opened(open_page: Any, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "photos", tmp_path / "photos")
+    with Image.open(folder / "photos" / RIGHT) as image:
+        for i in range(3):
+            near = image.convert("RGB").crop((i, i, image.width - 3 + i, image.height - 3 + i))
+            near.save(tmp_path / "photos" / f"burst_{i}.jpg", quality=90)
+    shutil.copytree(folder / "store", tmp_path / "store")
+    config = load_config(overrides=[f"run.store={tmp_path / 'store'}", "run.device=cpu"])
+    pipeline.ingest(config, [tmp_path / "photos"], index=True)
+    made = _Server(config)
+    try:
+        page = open_page(at=made.address)
+        show(page, folder / "photos" / LEFT)
+        page.keyboard.press("1")
+        more = page.locator(".card").first.locator(".more")
+        expect(more).to_have_text("+3 alike")
+        expect(more).to_have_attribute("aria-expanded", "false")
+        links = page.locator(".copies a")
+        expect(links).to_have_count(0)
+        more.focus()
+        page.keyboard.press("Enter")
+        expect(more).to_have_attribute("aria-expanded", "true")
+        expect(links).to_have_count(3)
+        expect(page.locator(".copies img").first).to_have_js_property("complete", True)
+        assert page.locator(".copies img").first.evaluate("image => image.naturalWidth") > 0
+        accessible(page)
+        page.locator("#sure").fill("0.4")  # it stays open
+        page.wait_for_url(re.compile("sure=0.4"))
+        expect(page.locator("#cards.old")).to_have_count(0)
+        expect(links).to_have_count(3)
+        named = links.nth(1).inner_text()
+        links.nth(1).click()
+        expect(page.locator("#photo-title")).to_have_text(named)
+        page.wait_for_url(re.compile(r"image=\d+&e=\d+"))
+        expect(page.locator(".card").first).to_be_visible()
+        page.go_back()
+        more.click()
+        expect(links).to_have_count(3)
+        more.click()
+        expect(links.first).to_be_hidden()
+    finally:
+        made.stop()
+
+
 def test_keys_alone(open_page: Any, folder: Path) -> None:
     page = open_page()
     page.locator(f'#some a:has(img[alt$="{LEFT}"])').focus()

@@ -146,7 +146,7 @@ class Picked:
         first = _like(new, self.shown, self._copies) if where.fold else None
         if first is not None:
             self._seen.add(image_id)
-            first.alike.append(new.layout)
+            first.alike.append(new)
         elif len(self.shown) < self._question.top:
             if where.per_image:
                 self._seen.add(image_id)
@@ -163,7 +163,7 @@ def _like(new: Found, shown: Sequence[Found], copies: NearCopies) -> Found | Non
         one = found.image.image_id == new.image.image_id
         if one or not in_one_place(found.place, new.place):
             continue
-        near = (found.layout, *found.alike[-_LOOKED_AT:])  # of a long burst, those of its end
-        if any(copies.are(new.layout, other) for other in near):
+        near = (found, *found.alike[-_LOOKED_AT:])  # of a long burst, those of its end
+        if any(copies.are(new.layout, other.layout) for other in near):
             return found
     return None

@@ -285,6 +285,7 @@ def _match(match: Match) -> dict[str, Any]:
         "path": _text(match.image),
         "also_at": list(map(_text, match.also_at)),
         "alike": list(map(_text, match.alike)),
+        "copies": [_copy(*copy) for copy in zip(match.alike, match.alike_ids, strict=True)],
         "stale": match.stale,
         "taken": match.taken,
         "width": width,
@@ -297,6 +298,12 @@ def _match(match: Match) -> dict[str, Any]:
             for s in match.spots
         ],
     }
+
+
+def _copy(path: str, entity_ids: tuple[int, ...]) -> dict[str, Any]:
+    """Return a near-copy of a match's photo, which is told with it."""
+    numbers = [entity_id % RANKS + 1 for entity_id in entity_ids]
+    return {"image": entity_ids[0] // RANKS, "path": _text(path), "entities": numbers}
 
 
 def _part(part: Match | Part, size_hw: tuple[int, int]) -> dict[str, Any]:
