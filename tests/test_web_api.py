@@ -138,6 +138,7 @@ def test_filters_and_marks(client: TestClient, photos: Path) -> None:
     marked = [{"entity_id": second["entity_id"]}]
     refined = search(client, {"image": 0, "entity": 1}, negatives=marked)["matches"]
     assert refined[0]["similarity"] != first["similarity"]
+    assert second["entity_id"] not in [match["entity_id"] for match in refined]
     places = {"places": [str(photos / "c*.png")]}
     (only,) = search(client, {"image": 0, "entity": 1}, where=places)["matches"]
     assert Path(only["path"]).name == "c.png"

@@ -196,8 +196,12 @@ def test_right_and_wrong_refine_and_selected_photos_are_taken_along(
     page.keyboard.press("1")
     page.locator("#sure").fill("0")
     expect(page.locator(".card")).to_have_count(7)
-    page.locator(".card").nth(1).get_by_text("Wrong").click()
+    mark = page.locator(".card").nth(1).get_by_text("Wrong")
+    marked = f'#cards [data-key="{mark.get_attribute("data-key")}"]'
+    mark.click()
     expect(page.locator("#marks .wrong svg")).to_have_count(1)
+    expect(page.locator("#marks .wrong")).to_be_focused()
+    expect(page.locator(marked)).to_have_count(0)  # it is no match any more
     accessible(page)
     assert "wrong=" in page.url
     page.reload()
@@ -220,6 +224,7 @@ def test_right_and_wrong_refine_and_selected_photos_are_taken_along(
     assert taken.value.suggested_filename == "photos.zip"
     page.locator("#marks button").click()
     expect(page.locator("#marks")).to_be_empty()
+    expect(page.locator(marked)).to_have_count(1)
     page.locator(".card").nth(1).get_by_text("Right").click()
     expect(page.locator("#marks .right svg")).to_have_count(1)
     expect(page.locator("#cards.old")).to_have_count(0)

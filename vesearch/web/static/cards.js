@@ -17,7 +17,7 @@ export function card(match, now, go) {
   if (notes) text.append(html("div", { class: "when", text: notes }));
   text.append(html("div", { class: "row" }, ...marks(match, now, go), selection(match)));
   if (match.copies.length) text.append(...copies(match, now, go));
-  return html("li", { class: now.wrong.includes(match.entity_id) ? "card wrong" : "card" }, next(match, now, go), text);
+  return html("li", { class: "card" }, next(match, now, go), text);
 }
 
 // near-copies of its photo, which are told with it: how many, and on a click all of them
@@ -63,13 +63,12 @@ function marks(match, now, go) {
   // of several things it would not be known which of them is right
   const offered = now.e.length > 1 ? [["wrong", "Wrong"]] : [["right", "Right"], ["wrong", "Wrong"]];
   return offered.map(([name, told]) => {
-    const pressed = now[name].includes(match.entity_id);
-    const mark = html("button", { type: "button", class: "button", "aria-pressed": String(pressed), "data-key": `${name} ${match.entity_id}`, text: told, "aria-label": `${told}: ${nameOf(match.path)}` });
+    // what is marked is no match any more: it lies below the photo, where its mark is taken back
+    const mark = html("button", { type: "button", class: "button", "data-key": `${name} ${match.entity_id}`, text: told, "aria-label": `${told}: ${nameOf(match.path)}` });
     mark.addEventListener("click", () => {
       const without = (list) => list.filter((id) => id !== match.entity_id);
       const wanted = { ...now, right: without(now.right), wrong: without(now.wrong) };
-      if (!pressed) wanted[name] = [...wanted[name], match.entity_id];
-      go(wanted);
+      go({ ...wanted, [name]: [...wanted[name], match.entity_id] });
     });
     return mark;
   });
