@@ -18,8 +18,12 @@ from vesearch import Collection, alike
 from vesearch.cli.main import main
 from vesearch.config import Config
 from vesearch.drawing.answers import draw_answer
+from vesearch.question import Numbered, Question, Stored, Where
 from vesearch.records import Float32, Shot
+from vesearch.search.matches import Found
+from vesearch.search.nearest import Picked
 from vesearch.store.catalog_rows import ENTITY, KnownImage
+from vesearch.store.rows import RANKS
 from vesearch.store.shards import Store
 from vesearch.store.snapshot import Snapshot
 
@@ -64,6 +68,8 @@ def test_a_burst_is_one_match_that_says_how_many(known: Collection, photos: Path
     assert {Path(match.image).name for match in others} == {f"other_{i}.png" for i in range(OTHERS)}
     assert all(not match.alike for match in others)
     assert [match.rank for match in answer.matches] == list(range(1, OTHERS + 2))
+    for path, ids in zip(first.alike, first.alike_ids, strict=True):
+        assert ids == (known._searcher.look(Path(path)).seen.image_id * RANKS,)
     shown = {first.image, *first.alike}
     assert shown == {str(photos / f"burst_{number:02}.png") for number in range(1, FRAMES)}
 
@@ -75,6 +81,18 @@ def test_a_burst_elsewhere_is_one_match(known: Collection, photos: Path) -> None
     assert [len(match.alike) for match in folded] in ([FRAMES - 1], [])
     everything = known.query(photos / "other_0.png", entity=1)
     assert sorted(len(match.alike) for match in everything.matches) == [0] * 4 + [FRAMES - 1]
+
+
+def test_copies_of_what_is_wrong_are_no_matches(known: Collection, photos: Path) -> None:
+    of = Numbered(photos / "other_0.png", 1)
+    matches = known.ask(Question((of,), top=50)).matches
+    (burst,) = (match for match in matches if match.alike)
+    wrong = Question((of,), negatives=(Stored(burst.entity_id),), top=50)
+    left = known.ask(wrong).matches
+    assert {m.entity_id for m in left} == {m.entity_id for m in matches if m is not burst}
+    unfolded = known.ask(replace(wrong, where=Where(fold=False))).matches
+    assert len(unfolded) == len(left) + FRAMES - 1  # each by itself is another one
+    assert burst.entity_id not in {match.entity_id for match in unfolded}
 
 
 def test_all_copies_lifts_it(known: Collection, photos: Path, config: Config) -> None:
@@ -231,6 +249,19 @@ def test_an_images_vectors_are_asked_for_once() -> None:
     layouts = [alike.Layout(image(i, LEFT)) for i in range(20)]
     assert all(copies.are(layouts[0], layout) for layout in layouts[1:])
     assert vectors.asked == list(range(20))
+
+
+def test_what_is_linked_to_what_is_wrong_is_left_out_when_the_link_is_found() -> None:
+    vectors = Vectors({i: np.array([[np.cos(i / 4), np.sin(i / 4)]], np.float32) for i in range(3)})
+    images = [image(i, LEFT) for i in range(3)]
+    vectors.image = images.__getitem__  # type: ignore[attr-defined]
+    question = Question((Stored(99),), negatives=(Stored(0),))
+    picked = Picked(cast(Snapshot, vectors), set(), question)
+    ends = Found(alike.Layout(images[2]), 2 * RANKS, 0.9)
+    picked.add(ends)
+    assert picked.shown == [ends]
+    picked.add(Found(alike.Layout(images[1]), 1 * RANKS, 0.8))
+    assert picked.shown == []
 
 
 @pytest.mark.parametrize(

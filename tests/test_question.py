@@ -211,6 +211,27 @@ def test_several_examples_are_one_question(photos: Path, config: Config) -> None
     }
 
 
+@pytest.mark.parametrize("mode", ["mean", "all"])
+def test_what_is_wrong_by_its_id_is_no_match(photos: Path, config: Config, mode: Any) -> None:
+    searcher = Searcher(config)
+    # several: photos that hold a match for each; here each has but one thing
+    question = Question((Numbered(photos / "a.png", 1),), top=50, mode=mode)
+    first, second, *rest = searcher.answer(question).matches
+    wrong = Stored(first.entity_id), Stored(second.entity_id)
+    left = searcher.answer(replace(question, negatives=wrong)).matches
+    assert {m.entity_id for m in left} == {m.entity_id for m in rest}
+    assert [m.rank for m in left] == list(range(1, len(rest) + 1))
+    few = searcher.answer(replace(question, negatives=wrong, top=2)).matches
+    assert [m.entity_id for m in few] == [m.entity_id for m in left[:2]]  # others in their place
+    placed = Where(places=(first.image, rest[0].image))
+    (only,) = searcher.answer(replace(question, negatives=wrong, where=placed)).matches
+    assert only.entity_id == rest[0].entity_id
+    asked = ("query", photos / "a.png", "--entity", 1, "--not", first.entity_id)
+    run = _run(config, *asked, "--all", "--json")
+    found = {match["entity_id"] for match in json.loads(run.stdout)["matches"]}
+    assert first.entity_id not in found and second.entity_id in found
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

@@ -115,6 +115,8 @@ def test_a_photo_its_entities_and_what_is_alike(
     again = search(client, {"entity_id": first["entity_id"]}, where={"include_self": True})
     assert again["matches"][0]["image"] == first["image"]
     stored = search(client, {"image": first["image"], "entity": 1})
+    pointed = search(client, {"photo": found["photo"], "point": [3, 4]})
+    assert answer["asked"] == pointed["asked"] == entity and stored["asked"]["entity"] == 1
     assert first["image"] not in [match["image"] for match in stored["matches"]]
     assert client.get(f"/api/uploads/{found['photo']}/entities").json() == found
     picture = client.get(f"/api/uploads/{found['photo']}?size=160")
@@ -136,6 +138,7 @@ def test_filters_and_marks(client: TestClient, photos: Path) -> None:
     marked = [{"entity_id": second["entity_id"]}]
     refined = search(client, {"image": 0, "entity": 1}, negatives=marked)["matches"]
     assert refined[0]["similarity"] != first["similarity"]
+    assert second["entity_id"] not in [match["entity_id"] for match in refined]
     places = {"places": [str(photos / "c*.png")]}
     (only,) = search(client, {"image": 0, "entity": 1}, where=places)["matches"]
     assert Path(only["path"]).name == "c.png"
@@ -290,6 +293,52 @@ def test_a_token(config: Config) -> None:
         assert client.get("/api/status").status_code == 200  # the client keeps cookies
         away = client.get("//evil.example/?token=a-long-secret", follow_redirects=False)
         assert not away.headers["location"].startswith("//")
+
+
+def test_a_token_is_given_to_nobody(config: Config) -> None:
+    with client_of(config, token="a-long-secret", hosts=("*",)) as client:
+        for address in ("/healthz?token=wrong", "/static/page.css?token=", "/?token=wrong"):
+            answer = client.get(address, follow_redirects=False)
+            assert "a-long-secret" not in str(answer.headers) + answer.text
+        # of a server that was started anew the browser has the cookie from before
+        old = {"cookie": "vesearch=another-secret"}
+        to_page = client.get("/?token=a-long-secret", headers=old, follow_redirects=False)
+        assert to_page.status_code == 303
+
+
+def test_a_browser_without_the_token_gets_a_page_that_asks_for_it(config: Config) -> None:
+    of_browser = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    with client_of(config, token="a-long-secret", hosts=("*",)) as client:
+        asked = client.get("/?e=1&token=wr%22ong&in=%22%3E%3Cb%3E", headers=of_browser)
+        assert asked.status_code == 401 and "text/html" in asked.headers["content-type"]
+        assert 'action="/?e=1&amp;in=%22%3E%3Cb%3E"' in asked.text and "ong" not in asked.text[900:]
+        assert "The token is wrong" in asked.text
+        assert "A token is needed" in client.get("/", headers=of_browser).text
+        policy = asked.headers["content-security-policy"]
+        assert "form-action 'self'" in policy and "default-src 'none'" in policy
+        assert asked.headers["referrer-policy"] == "strict-origin"  # else Origin is null
+        assert asked.headers["cache-control"] == "no-store"
+        for free in ("/static/page.css", "/static/icon.svg"):
+            assert client.get(free).status_code == 200
+        for other in ("/static/page.js", "/api/status", "/api/photos/1"):
+            error(client.get(other, headers=of_browser), 401)
+
+        def sent(data: Any, **headers: str) -> Any:
+            to = "/?image=3&e=1"
+            return client.post(to, data=data, headers=of_browser | headers, follow_redirects=False)
+
+        elsewhere = {"origin": "http://evil.example"}
+        error(sent({"token": "a-long-secret"}, **elsewhere), 403)
+        for wrong in ("", "a-long-secret2", "a" * 20_000, "http://[/?token=x", "ü"):
+            refused = sent({"token": wrong})
+            assert refused.status_code == 401 and "set-cookie" not in refused.headers
+            assert "The token is wrong" in refused.text
+        for right in (" a-long-secret ", "http://host:8000/?token=a-long-secret"):
+            let_in = sent({"token": right}, origin=HERE)
+            assert (let_in.status_code, let_in.headers["location"]) == (303, "/?image=3&e=1")
+            assert "HttpOnly; SameSite=Strict" in let_in.headers["set-cookie"]
+        assert client.get("/", headers=of_browser).text.count("<main") == 1
+        error(client.post("/", json={}), 405)
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ _MOST = 3_000_000  # bytes of an upload, so that one that is too large is quickl
 class _Server:
     """A server in a thread of its own."""
 
-    def __init__(self, config: Any) -> None:
-        app = create_app(config, Rules(most_bytes=_MOST))
+    def __init__(self, config: Any, **rules: Any) -> None:
+        app = create_app(config, Rules(**{"most_bytes": _MOST, **rules}))
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -196,8 +196,12 @@ def test_right_and_wrong_refine_and_selected_photos_are_taken_along(
     page.keyboard.press("1")
     page.locator("#sure").fill("0")
     expect(page.locator(".card")).to_have_count(7)
-    page.locator(".card").nth(1).get_by_text("Wrong").click()
+    mark = page.locator(".card").nth(1).get_by_text("Wrong")
+    marked = f'#cards [data-key="{mark.get_attribute("data-key")}"]'
+    mark.click()
     expect(page.locator("#marks .wrong svg")).to_have_count(1)
+    expect(page.locator("#marks .wrong")).to_be_focused()
+    expect(page.locator(marked)).to_have_count(0)  # it is no match any more
     accessible(page)
     assert "wrong=" in page.url
     page.reload()
@@ -220,6 +224,7 @@ def test_right_and_wrong_refine_and_selected_photos_are_taken_along(
     assert taken.value.suggested_filename == "photos.zip"
     page.locator("#marks button").click()
     expect(page.locator("#marks")).to_be_empty()
+    expect(page.locator(marked)).to_have_count(1)
     page.locator(".card").nth(1).get_by_text("Right").click()
     expect(page.locator("#marks .right svg")).to_have_count(1)
     expect(page.locator("#cards.old")).to_have_count(0)
@@ -345,6 +350,144 @@ def test_a_box_is_drawn_moved_and_resized(open_page: Any, folder: Path) -> None:
     page.keyboard.press("ArrowRight")
     _no_more(page, before)
     assert _box(page)[0] > before[0]
+
+
+def _empty(page: Page) -> tuple[float, float]:
+    """Return a place on the photo, in shares of it, where no entity is near."""
+    script = """() => {
+      const {x, y, width, height} = document.querySelector("#photo svg").getBoundingClientRect();
+      const at = (u, v) => document.elementFromPoint(x + u * width, y + v * height);
+      const free = (u, v) => [-0.02, 0, 0.02].every((d) => [-0.02, 0, 0.02].every(
+        (e) => at(u + d, v + e)?.tagName === "image"));
+      for (let v = 0.1; v < 0.9; v += 0.02)
+        for (let u = 0.1; u < 0.9; u += 0.02) if (free(u, v)) return [u, v];
+    }"""
+    x, y = page.evaluate(script)
+    return x, y
+
+
+def test_what_was_not_found_is_pointed_at(open_page: Any, folder: Path) -> None:
+    page = open_page()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(f'#some a:has(img[alt$="{LEFT}"])').click()
+    page.wait_for_selector(".entity")
+    x, y = _empty(page)
+    _drag(page, (x, y), (x, y))  # a click
+    page.wait_for_url(re.compile(r"image=\d+&point="))
+    query = page.url.split("point=")[1].replace("%2C", ",").split(",")
+    assert [float(n) for n in query] == pytest.approx([x * 741, y * 500], abs=1.5)
+    outline = page.locator(".grown .area")
+    expect(outline).to_have_count(1)
+    drawn = outline.get_attribute("d") or ""
+    assert drawn.count("Q") > 8  # grown, not a box
+    expect(page.locator(".aim")).to_have_count(1)
+    page.locator("#sure").fill("0")
+    expect(page.locator(".card")).to_have_count(7)
+    expect(outline).to_have_count(1)
+    accessible(page)
+    page.locator(".card input").first.check()
+    page.locator("#copy-command").click()
+    expect(page.locator("#copy-command")).to_have_text("Copied")
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert " --point " in command
+    assert answers(command) == [
+        Path(name).name for name in page.locator(".card .path").all_inner_texts()
+    ]
+    page.reload()
+    expect(outline).to_have_attribute("d", drawn)
+    page.locator('[data-number="1"]').click()
+    expect(page.locator(".entity.chosen:not(.grown)")).to_have_count(1)
+    expect(page.locator(".aim, .grown")).to_have_count(0)
+    before = page.url
+    _drag(page, (x, y), (x + 0.005, y))  # with Shift, or where one more is picked: a slip
+    page.wait_for_url(re.compile("point="))
+    page.go_back()
+    page.wait_for_url(before)
+    page.keyboard.down("Shift")
+    _drag(page, (x, y), (x, y))
+    page.keyboard.up("Shift")
+    assert page.url == before
+    page.go_back()
+    expect(outline).to_have_attribute("d", drawn)
+
+
+def test_a_point_is_steered_with_the_keys(open_page: Any, folder: Path) -> None:
+    page = open_page()
+    show(page, folder / "photos" / LEFT)
+    page.locator("#point").focus()
+    page.keyboard.press("Enter")
+    aim = page.locator(".aim")
+    expect(aim).to_be_focused()
+    expect(page.locator("#point")).to_have_attribute("aria-pressed", "true")
+    assert "point=" not in page.url  # nothing is asked yet
+    page.keyboard.press("Escape")
+    expect(aim).to_have_count(0)
+    expect(page.locator("#point")).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#point")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Shift+ArrowDown")
+    expect(aim).to_have_attribute("aria-label", re.compile("48 % from the left, 47 % from the top"))
+    accessible(page)
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("photo=.*point=355.7%2C236.7$"))
+    expect(page.locator(".grown")).to_have_count(1)
+    expect(aim).to_be_focused()
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("point=740.9%2C236.7$"))  # it stays in the photo
+    expect(page.locator("#told.bad")).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect(aim).to_have_count(0)
+    expect(page.locator("#point")).to_be_focused()
+    page.go_back()
+    expect(aim).to_have_count(1)
+
+
+def test_near_copies_are_opened(open_page: Any, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "photos", tmp_path / "photos")
+    with Image.open(folder / "photos" / RIGHT) as image:
+        for i in range(3):
+            near = image.convert("RGB").crop((i, i, image.width - 3 + i, image.height - 3 + i))
+            near.save(tmp_path / "photos" / f"burst_{i}.jpg", quality=90)
+    shutil.copytree(folder / "store", tmp_path / "store")
+    config = load_config(overrides=[f"run.store={tmp_path / 'store'}", "run.device=cpu"])
+    pipeline.ingest(config, [tmp_path / "photos"], index=True)
+    made = _Server(config)
+    try:
+        page = open_page(at=made.address)
+        show(page, folder / "photos" / LEFT)
+        page.keyboard.press("1")
+        more = page.locator(".card").first.locator(".more")
+        expect(more).to_have_text("+3 alike")
+        expect(more).to_have_attribute("aria-expanded", "false")
+        links = page.locator(".copies a")
+        expect(links).to_have_count(0)
+        more.focus()
+        page.keyboard.press("Enter")
+        expect(more).to_have_attribute("aria-expanded", "true")
+        expect(links).to_have_count(3)
+        expect(page.locator(".copies img").first).to_have_js_property("complete", True)
+        assert page.locator(".copies img").first.evaluate("image => image.naturalWidth") > 0
+        accessible(page)
+        page.locator("#sure").fill("0.4")  # it stays open
+        page.wait_for_url(re.compile("sure=0.4"))
+        expect(page.locator("#cards.old")).to_have_count(0)
+        expect(links).to_have_count(3)
+        named = links.nth(1).inner_text()
+        links.nth(1).click()
+        expect(page.locator("#photo-title")).to_have_text(named)
+        page.wait_for_url(re.compile(r"image=\d+&e=\d+"))
+        expect(page.locator(".card").first).to_be_visible()
+        page.go_back()
+        more.click()
+        expect(links).to_have_count(3)
+        more.click()
+        expect(links.first).to_be_hidden()
+    finally:
+        made.stop()
 
 
 def test_keys_alone(open_page: Any, folder: Path) -> None:
@@ -487,6 +630,28 @@ def test_no_index_yet_and_then_there_is_one(open_page: Any, folder: Path, tmp_pa
     page.set_input_files("#file", str(folder / "photos" / LEFT))
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
     expect(page.locator("#photo image")).to_be_visible()  # the photo is there all the same
+
+
+def test_a_token_is_asked_for(open_page: Any, folder: Path) -> None:
+    config = load_config(overrides=[f"run.store={folder / 'store'}", "run.device=cpu"])
+    made = _Server(config, token="a-long-secret")
+    try:
+        page = open_page("/?image=1&e=1", at=made.address)
+        expect(page.get_by_role("heading")).to_have_text("A token is needed")
+        assert page.evaluate("getComputedStyle(document.querySelector('form')).display") == "grid"
+        accessible(page)
+        field = page.get_by_label("Token, or the whole address")
+        expect(field).to_be_focused()
+        field.fill("wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading")).to_have_text("The token is wrong")
+        accessible(page)
+        field.fill(f"{made.address}/?token=a-long-secret")
+        page.get_by_role("button", name="Open").click()
+        expect(page.locator(".card, #told button").first).to_be_visible()
+        assert page.url == f"{made.address}/?image=1&e=1"
+    finally:
+        made.stop()
 
 
 def test_an_ingest_is_followed(open_page: Any, folder: Path) -> None:

@@ -148,7 +148,8 @@ class Where:
 class Question:
     """What is most like the positives, and least like the negatives?
 
-    At least one positive. mode: "mean": of several positives, what is like their mean (several
+    At least one positive. A negative that is given by its id is no match, and its near-copies are
+    none. mode: "mean": of several positives, what is like their mean (several
     views of one thing); "all": photos that hold a match for each of them. min_confidence: of the
     matches, in [0, 1]. masks: whether the matches come with their masks, which a picture shows;
     without, the tables that these lie in are not opened. explain: the matches come with spots where
@@ -175,6 +176,11 @@ class Question:
             raise ValueError(f"top must be at least 1, got {self.top}")
         if not 0 <= self.min_confidence <= 1:  # a NaN neither: it would leave out everything
             raise ValueError(f"min_confidence must be from 0 to 1, got {self.min_confidence}")
+
+    @property
+    def unwanted_ids(self) -> frozenset[int]:
+        """The ids of the negatives that are entities of the collection, given as such."""
+        return frozenset(one.entity_id for one in self.negatives if isinstance(one, Stored))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -199,7 +199,8 @@ class Match:
 
     image: a path of the photo, one where it is still as it was ingested if there is one; also_at:
         the other paths with the same content. stale: there is another photo at image by now.
-    alike: a path of each photo that is nearly the same, and is no match of its own therefore.
+    alike: a path of each photo that is nearly the same, and is no match of its own therefore;
+        alike_ids: the ids of what matches there, of several examples one for each.
     box_xyxy, peak_xy: pixels of the upright photo.
     similarity: cosine in [-1, 1]; percentile: share in [0, 100] of random entity pairs that are
         less similar, None where the collection has no pairs. confidence: how likely it is that this
@@ -223,6 +224,7 @@ class Match:
     mask_size_hw: tuple[int, int]
     stale: bool = False
     alike: tuple[str, ...] = ()
+    alike_ids: tuple[tuple[int, ...], ...] = ()
     confidence: float = 0.0
     size_hw: tuple[int, int] = (0, 0)
     taken: str | None = None

@@ -78,7 +78,7 @@ _OPTIONS = (
         "unwanted",
         multiple=True,
         metavar="IMG#N|ID",
-        help="And unlike this; as often as needed.",
+        help="And unlike this, which is no match where it is an id; as often as needed.",
     ),
     click.option(
         "--mode",

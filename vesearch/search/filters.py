@@ -21,10 +21,16 @@ _FEW = 20_000  # paths: looking at all of them takes less than half a second
 
 
 class Filter:
-    """What a question's Where lets through; it remembers what it has said of an image."""
+    """What a question's Where lets through; it remembers what it has said of an image.
 
-    def __init__(self, snapshot: Snapshot, where: Where) -> None:
+    unwanted: ids of entities that it does not let through.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, where: Where, unwanted: frozenset[int] = frozenset()
+    ) -> None:
         self._catalog = snapshot.catalog
+        self._unwanted = unwanted
         self._where = where
         self._places = [Named(os.path.abspath(place)) for place in where.places]
         self._since = period_of(where.since)[0] if where.since else None
@@ -42,6 +48,8 @@ class Filter:
     def allows(self, image: KnownImage, rank: int) -> bool:
         """Tell whether an image's entity, counting from 0, is wanted; False for one it has not."""
         if image.entities is None or rank >= len(image.entities):
+            return False
+        if image.image_id * RANKS + rank in self._unwanted:
             return False
         return not self.is_needed or bool(self._entities(image)[rank] and self._allows_image(image))
 

@@ -25,15 +25,20 @@ from vesearch.system.files import is_gone
 class Found:
     """An entity that may be shown.
 
-    alike: of images that are near-copies of its own. parts: entity and similarity for each of
+    alike: those in near-copies of its image. parts: entity and similarity for each of
     several examples; this is the least similar one then.
     """
 
     layout: Layout
     entity_id: int
     similarity: float
-    alike: list[Layout] = field(default_factory=list)
+    alike: list[Found] = field(default_factory=list)
     parts: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def entity_ids(self) -> tuple[int, ...]:
+        """Its entity, or that for each of several examples."""
+        return tuple(entity_id for entity_id, _ in self.parts) or (self.entity_id,)
 
     @property
     def image(self) -> KnownImage:
@@ -63,10 +68,8 @@ def matches_of(
 def _match(snapshot: Snapshot, found: Found, limits: ImageSettings) -> Match | None:
     """Return what is shown of an entity; None where its photo was removed just now."""
     known, entity_id, similarity = found.image, found.entity_id, found.similarity
-    alike = (
-        snapshot.catalog.paths_of(image.image_id)[:1]
-        for image in (layout.image for layout in found.alike)
-    )
+    copies = [(snapshot.catalog.paths_of(copy.image.image_id), copy) for copy in found.alike]
+    alike = [(os.fsdecode(own[0]), copy.entity_ids) for own, copy in copies if own]
     paths, stale = found_at(snapshot, known, limits)
     if not paths or known.entities is None:
         return None
@@ -86,7 +89,8 @@ def _match(snapshot: Snapshot, found: Found, limits: ImageSettings) -> Match | N
         percentile=below,
         confidence=_sure(snapshot, similarity),
         stale=stale,
-        alike=tuple(os.fsdecode(path) for own in alike for path in own),
+        alike=tuple(path for path, _ in alike),
+        alike_ids=tuple(ids for _, ids in alike),
         mask=b"",
         mask_size_hw=(known.shot.height, known.shot.width),
         size_hw=(known.shot.height, known.shot.width),

@@ -116,7 +116,8 @@ def nearest(
 class Picked:
     """What is shown of entities that come best first: at most as many as were asked for.
 
-    Near-copies of what is shown are told with it, also those that come soon after the last.
+    Near-copies of what is shown are told with it, also those that come soon after the last; those
+    of what is not wanted are not shown.
     """
 
     def __init__(self, snapshot: Snapshot, own: set[int], question: Question) -> None:
@@ -124,6 +125,11 @@ class Picked:
         self._snapshot = snapshot
         self._question = question
         self._copies = NearCopies(snapshot)
+        self._unwanted = [
+            Found(Layout(image), entity_id, -1.0)
+            for entity_id in question.unwanted_ids
+            if (image := snapshot.image(entity_id // RANKS)) and image.entities is not None
+        ]
         self._seen = set(own)
         self._after = 0
 
@@ -143,16 +149,26 @@ class Picked:
     def add(self, new: Found) -> None:
         """Take one more, the next best."""
         where, image_id = self._question.where, new.image.image_id
+        if where.fold and (wrong := _like(new, self._unwanted, self._copies)) is not None:
+            self._leave_out(new, wrong)
+            return
         first = _like(new, self.shown, self._copies) if where.fold else None
         if first is not None:
             self._seen.add(image_id)
-            first.alike.append(new.layout)
+            first.alike.append(new)
         elif len(self.shown) < self._question.top:
             if where.per_image:
                 self._seen.add(image_id)
             self.shown.append(new)
         else:
             self._after += 1
+
+    def _leave_out(self, new: Found, wrong: Found) -> None:
+        """Count one to what is wrong: else of a burst each frame would have to be told so."""
+        wrong.alike.append(new)
+        if not self._after:  # what came before the frame that links it is found out now
+            unwanted, copies = self._unwanted, self._copies
+            self.shown = [one for one in self.shown if _like(one, unwanted, copies) is None]
 
 
 def _like(new: Found, shown: Sequence[Found], copies: NearCopies) -> Found | None:
@@ -163,7 +179,7 @@ def _like(new: Found, shown: Sequence[Found], copies: NearCopies) -> Found | Non
         one = found.image.image_id == new.image.image_id
         if one or not in_one_place(found.place, new.place):
             continue
-        near = (found.layout, *found.alike[-_LOOKED_AT:])  # of a long burst, those of its end
-        if any(copies.are(new.layout, other) for other in near):
+        near = (found, *found.alike[-_LOOKED_AT:])  # of a long burst, those of its end
+        if any(copies.are(new.layout, other.layout) for other in near):
             return found
     return None

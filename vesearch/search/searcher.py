@@ -123,7 +123,7 @@ class Searcher:
         question: Question,
     ) -> tuple[Match, ...]:
         """Return what is shown for embeddings, (1, dim) each."""
-        lets = Filter(snapshot, question.where)
+        lets = Filter(snapshot, question.where, question.unwanted_ids)
         if question.mode == "all" and len(wanted) > 1:
             vectors = np.concatenate([vector_of([one], unwanted, snapshot) for one in wanted])
             found = nearest_together(snapshot, vectors, own, lets, question)

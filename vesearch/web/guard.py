@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import urlsplit
 
+from vesearch.web import entrance
+from vesearch.web.entrance import Entrance
 from vesearch.web.turns import BusyError
 
 Message = MutableMapping[str, Any]
@@ -22,7 +22,6 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 _PHOTOS, _MOST_JSON = "/api/entities", 1_000_000
 _MOST_HELD = 256_000_000  # bytes of all bodies that are in memory at once
 _BODY_S = 60.0  # until a body must be there
-_COOKIE = "vesearch"
 _HERE = ("localhost", "127.0.0.1", "[::1]")
 _HEADERS = {
     "content-security-policy": (
@@ -34,6 +33,14 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
+_FORM_HEADERS = {  # of the page that asks for the token; the server must see which page sends it
+    "content-security-policy": _HEADERS["content-security-policy"].replace(
+        "form-action 'none'", "form-action 'self'"
+    ),
+    "referrer-policy": "strict-origin",
+    "content-type": "text/html; charset=utf-8",
+}
+_NO_TOKEN = "the token is missing or wrong: open the address that vesearch printed"
 
 
 def new_token() -> str:
@@ -61,6 +68,7 @@ class Guard:
         self._app = app
         self._rules = rules
         self._held = _Held()
+        self._entrance = None if rules.token is None else Entrance(rules.token)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer what may not be asked; hand on the rest, and complete its answer."""
@@ -79,13 +87,16 @@ class Guard:
 
         # of what is no photo little is enough
         most = self._rules.most_bytes if scope["path"] == _PHOTOS else _MOST_JSON
-        refused = self._refused(scope, headers, most)
+        refused, door = self._refused(scope, headers, most), self._entrance
         if refused is not None:
             await _answer(completed, *refused)
-        elif (cookie := self._cookie_for(scope)) is not None:
-            await _answer(
-                completed, 303, "", [(b"location", cookie[1]), (b"set-cookie", cookie[0])]
-            )
+        elif door is not None and door.answers(scope, headers):
+            is_let_in = await self._takes(door, receive)
+            await _enter(completed, scope, headers, door.cookie(scope) if is_let_in else None)
+        elif door is not None and not door.lets_in(scope, headers):
+            await _enter(completed, scope, headers, None)
+        elif door is not None and scope["method"] == "GET" and door.is_in_address(scope):
+            await _enter(completed, scope, headers, door.cookie(scope))
         else:
             body = _Body(receive, most, self._held)
             try:
@@ -107,11 +118,6 @@ class Guard:
             return 400, "Content-Length is no number"
         if length > most:
             return 413, f"too large: at most {_size(most)} are taken"
-        if self._rules.token is None or scope["path"] == "/healthz":
-            return None
-        given = _bearer(headers) or _cookie(headers) or _in_query(scope)
-        if given is None or not hmac.compare_digest(given.encode(), self._rules.token.encode()):
-            return 401, "the token is missing or wrong: open the address that vesearch printed"
         return None
 
     def _is_host(self, host: str) -> bool:
@@ -121,19 +127,19 @@ class Guard:
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         return name.lower() in (*_HERE, *self._rules.hosts)
 
-    def _cookie_for(self, scope: Message) -> tuple[bytes, bytes] | None:
-        """Return the cookie that a token in an address becomes, and the address without it."""
-        if self._rules.token is None or scope["method"] != "GET" or _in_query(scope) is None:
-            return None
-        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        query.pop("token")
-        left = urlencode(query, doseq=True)
-        # a path of its own: //evil.example would lead elsewhere
-        path = "/" + scope["path"].lstrip("/")
-        safe = urlencode({"": path}, safe="/")[1:].encode()
-        secure = "; Secure" if scope.get("scheme") == "https" else ""
-        cookie = f"{_COOKIE}={self._rules.token}; Path=/; HttpOnly; SameSite=Strict{secure}"
-        return cookie.encode(), safe + (b"?" + left.encode() if left else b"")
+    async def _takes(self, door: Entrance, receive: Receive) -> bool:
+        """Read the form with the token, and tell whether it is the right one."""
+        body, data = _Body(receive, entrance.MOST_BYTES, self._held), b""
+        try:
+            while (message := await body.receive())["type"] == "http.request":
+                data += message.get("body", b"")
+                if not message.get("more_body", False):
+                    return door.takes(data)
+        except (TooLargeError, TimeoutError, BusyError):
+            return False
+        finally:
+            body.let_go()
+        return False
 
 
 def _is_same_origin(headers: dict[str, str]) -> bool:
@@ -146,24 +152,6 @@ def _is_same_origin(headers: dict[str, str]) -> bool:
 
 def _size(size: int) -> str:
     return f"{size // 1_000_000} MB" if size >= 1_000_000 else f"{size} bytes"
-
-
-def _bearer(headers: dict[str, str]) -> str | None:
-    kind, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if kind.lower() == "bearer" else None
-
-
-def _cookie(headers: dict[str, str]) -> str | None:
-    try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(_COOKIE)
-    except CookieError:
-        return None
-    return None if cookie is None else cookie.value
-
-
-def _in_query(scope: Message) -> str | None:
-    found = parse_qs(scope["query_string"].decode("latin-1")).get("token")
-    return found[0] if found else None
 
 
 class TooLargeError(Exception):
@@ -210,17 +198,27 @@ class _Body:
         self._own = 0
 
 
+async def _enter(send: Send, scope: Message, headers: dict[str, str], cookie: bytes | None) -> None:
+    """Lead to what was asked for, with the token's cookie; None: ask for the token."""
+    if cookie is not None:
+        to = entrance.without_token(scope)
+        await _answer(send, 303, "", [(b"location", to), (b"set-cookie", cookie)])
+    elif entrance.wants_page(scope, headers):
+        own = [(k.encode(), v.encode()) for k, v in _FORM_HEADERS.items()]
+        await _send(send, 401, entrance.page(scope, headers), own)
+    else:
+        await _answer(send, 401, _NO_TOKEN)
+
+
 async def _answer(
     send: Send, status: int, error: str, headers: list[tuple[bytes, bytes]] | None = None
 ) -> None:
     body = json.dumps({"error": error}).encode() if error else b""
-    kind = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-    length = [(b"content-length", str(len(body)).encode())]
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [*kind, *length, *(headers or [])],
-        }
-    )
+    await _send(send, status, body, [(b"content-type", b"application/json"), *(headers or [])])
+
+
+async def _send(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    own = [(b"cache-control", b"no-store"), (b"content-length", str(len(body)).encode())]
+    start = {"type": "http.response.start", "status": status, "headers": [*headers, *own]}
+    await send(start)
     await send({"type": "http.response.body", "body": body})

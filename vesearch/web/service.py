@@ -237,8 +237,6 @@ def _thing(thing: Frequent, snapshot: Snapshot) -> dict[str, Any]:
 
 def _seen(seen: Seen) -> dict[str, Any]:
     """Return a photo and its entities."""
-    entities, size_hw = seen.entities, (seen.height, seen.width)
-    rows = range(len(entities))
     return {
         "image": seen.image_id,
         "path": _text(seen.name),
@@ -246,24 +244,30 @@ def _seen(seen: Seen) -> dict[str, Any]:
         "height": seen.height,
         "stale": seen.stale,
         "at_limit": seen.at_limit,
-        "entities": [
-            {
-                "entity": row + 1,
-                "box": _rounded(entities.boxes_xyxy[row].tolist()),
-                "peak": _rounded(entities.peaks_xy[row].tolist()),
-                "area": round(float(entities.areas[row]), 1),
-                "score": round(float(entities.scores[row]), 4),
-                "label": entities.labels[row],
-                "stuff": bool(entities.is_stuff[row]),
-                "outlines": outlines_of(entities.masks[row], entities.mask_size_hw, size_hw),
-            }
-            for row in rows
-        ],
+        "entities": [_entity(seen, number) for number in range(1, len(seen.entities) + 1)],
+    }
+
+
+def _entity(seen: Seen, number: int) -> dict[str, Any]:
+    entities, row = seen.entities, number - 1
+    return {
+        "entity": number,
+        "box": _rounded(entities.boxes_xyxy[row].tolist()),
+        "peak": _rounded(entities.peaks_xy[row].tolist()),
+        "area": round(float(entities.areas[row]), 1),
+        "score": round(float(entities.scores[row]), 4),
+        "label": entities.labels[row],
+        "stuff": bool(entities.is_stuff[row]),
+        "outlines": outlines_of(
+            entities.masks[row], entities.mask_size_hw, (seen.height, seen.width)
+        ),
     }
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
+    asked = None if answer.selected is None else _entity(answer.seen, answer.selected)
     return {
+        "asked": asked,
         "selected": answer.selected,
         "image": answer.seen.image_id,
         "matches": [_match(match) for match in answer.matches],
@@ -281,6 +285,7 @@ def _match(match: Match) -> dict[str, Any]:
         "path": _text(match.image),
         "also_at": list(map(_text, match.also_at)),
         "alike": list(map(_text, match.alike)),
+        "copies": [_copy(*copy) for copy in zip(match.alike, match.alike_ids, strict=True)],
         "stale": match.stale,
         "taken": match.taken,
         "width": width,
@@ -293,6 +298,12 @@ def _match(match: Match) -> dict[str, Any]:
             for s in match.spots
         ],
     }
+
+
+def _copy(path: str, entity_ids: tuple[int, ...]) -> dict[str, Any]:
+    """Return a near-copy of a match's photo, which is told with it."""
+    numbers = [entity_id % RANKS + 1 for entity_id in entity_ids]
+    return {"image": entity_ids[0] // RANKS, "path": _text(path), "entities": numbers}
 
 
 def _part(part: Match | Part, size_hw: tuple[int, int]) -> dict[str, Any]:

@@ -31,10 +31,12 @@ function go(wanted, { replace = false } = {}) {
   show();
 }
 
-function pick({ e, box }, more = false) {
+function pick({ e, box, point }, more = false) {
   const now = state();
-  if (e && (more || adding) && now.e.length) go({ ...now, ...NOTHING, e: toggled(now.e, e) });
-  else go({ ...now, ...NOTHING, e: e ? [e] : [], box: box || null });
+  if (shown !== keyOf(now)) return; // a new photo, whose entities are not known yet
+  if ((more || adding) && now.e.length && !box) {
+    if (e) go({ ...now, ...NOTHING, e: toggled(now.e, e) }); // beside them: a thing was missed
+  } else go({ ...now, ...NOTHING, e: e ? [e] : [], box: box || null, point: point || null });
 }
 
 addEventListener("popstate", () => show());
@@ -130,6 +132,7 @@ function showWays(now) {
   $("ways").hidden = false;
   $("whole").setAttribute("aria-pressed", String(now.whole));
   $("draw").setAttribute("aria-pressed", String(Boolean(now.box)));
+  $("point").setAttribute("aria-pressed", String(Boolean(photo.aim)));
   $("add").hidden = !now.e.length || known.get(keyOf(now)).entities.length < 2;
   if (!now.e.length) adding = false;
   $("add").setAttribute("aria-pressed", String(adding));
@@ -142,8 +145,9 @@ function showHint(now) {
   const touch = matchMedia("(pointer: coarse)").matches;
   $("hint").textContent = adding ? "Pick another thing: photos are found that show all of them."
     : now.e.length > 1 ? "Photos that show all of these."
-      : touch ? "Tap a thing. Hold and drag to draw a box of your own."
-        : "Click a thing, or press its number; with Shift, one more. Drag to draw a box of your own.";
+    : photo.aim && !now.point ? (touch ? "Drag the crosshair onto a thing, or tap one." : "The arrow keys move the crosshair, with Shift finely; Enter looks for what is there. Or click a thing.")
+      : touch ? "Tap a thing, also one without a number. Hold and drag to draw a box of your own."
+        : "Click a thing, also one without a number, or press its number; with Shift, one more. Drag to draw a box of your own.";
 }
 
 $("whole").addEventListener("click", () => {
@@ -156,6 +160,13 @@ $("draw").addEventListener("click", () => {
   const [w, h] = photo.size;
   go({ ...now, ...NOTHING, box: now.box ? null : [w / 4, h / 4, (3 * w) / 4, (3 * h) / 4].map(Math.round) });
   photo.place.querySelector("[data-own=move]")?.focus();
+});
+// a crosshair to begin with, for who cannot click
+$("point").addEventListener("click", () => {
+  const now = state();
+  if (isChosen(now)) go({ ...now, ...NOTHING });
+  photo.point(now.point || photo.aim ? null : undefined);
+  showWays(state());
 });
 $("add").addEventListener("click", () => {
   adding = !adding;
@@ -177,7 +188,7 @@ async function showMatches(now, signal) {
     $("cards").replaceChildren();
     showChosen();
     const { entities, at_limit: more } = known.get(keyOf(now));
-    return tell(entities.length ? `${entities.length} ${entities.length === 1 ? "entity" : "entities"}${more ? ", maybe more" : ""}: pick the one to look for.` : "No entity was found here: draw a box, or look for the whole photo.");
+    return tell(entities.length ? `${entities.length} ${entities.length === 1 ? "entity" : "entities"}${more ? ", maybe more" : ""}: pick the one to look for.` : "No entity was found here: click a thing all the same, draw a box, or look for the whole photo.");
   }
   $("cards").classList.add("old");
   tell("Searching …");
@@ -189,7 +200,7 @@ async function showMatches(now, signal) {
   $("cards").replaceChildren(...answer.matches.map((match) => card(match, now, go)));
   if (key) ($("cards").querySelector(`[data-key="${key}"]`) || $("marks").querySelector(`[data-key="${key}"]`) || $("told")).focus();
   const spots = new Map(answer.matches.flatMap((match) => match.spots.map((s) => [s.letter, s.query_at])));
-  photo.choose(now, [...spots]);
+  photo.choose(now, [...spots], now.point && answer.asked.outlines);
   tellFound(now, answer);
   showChosen();
 }
@@ -303,7 +314,10 @@ let typed = "";
 let typing = null;
 addEventListener("keydown", (event) => {
   if (event.target.closest?.("input:not([type=range], [type=checkbox], [type=file]), select, textarea") || event.metaKey || event.ctrlKey || event.altKey || $("work").hidden) return;
-  if (event.key === "Escape" && isChosen(state())) return go({ ...state(), ...NOTHING });
+  if (event.key === "Escape" && (isChosen(state()) || photo.aim)) {
+    if (photo.aim) $("point").focus(); // the crosshair goes away
+    return isChosen(state()) ? go({ ...state(), ...NOTHING }) : $("point").click();
+  }
   const digit = /^(?:Digit|Numpad)(\d)$/.exec(event.code)?.[1] ?? (/^\d$/.test(event.key) ? event.key : null);
   if (digit === null) return;
   // on keyboards whose digits need Shift, as French ones, it says nothing more

@@ -1,19 +1,22 @@
-// The photo that is asked about: its entities to click, and boxes to draw.
+// The photo that is asked about: its entities to click, boxes to draw, and a point beside them.
 
 import { make, missing, pathOf, spot, veil } from "./draw.js";
+import { crosshair, grown, steered, within } from "./point.js";
 
 const MOVED = 6; // px before a press is a drag
 const HELD = 350; // ms before a touch draws
-const NONE = { e: [], box: null, whole: false };
+const NONE = { e: [], box: null, point: null, whole: false };
 
 export class Photo {
-  // pick: called with {e} or {box}, and whether it is one more; the choice is shown by choose()
+  // pick: called with {e}, {box} or {point}, and whether it is one more; the choice is shown by choose()
   constructor(place, pick) {
     this.place = place;
     this.pick = pick;
     this.entities = [];
     this.chosen = NONE;
     this.spots = [];
+    this.aim = null; // where the crosshair is
+    this.found = null; // the outlines of what is at the point
     new ResizeObserver(() => this.scale()).observe(place);
   }
 
@@ -23,6 +26,7 @@ export class Photo {
     this.entities = [];
     this.chosen = NONE;
     this.spots = [];
+    this.aim = this.found = null;
     this.image = make("image", { href: address, width, height });
     this.image.addEventListener("error", () => this.image.replaceWith(missing([0, 0, width, height])));
     this.layer = make("g");
@@ -41,9 +45,12 @@ export class Photo {
     this.draw();
   }
 
-  // e: numbers of entities; or box, or whole
-  choose({ e, box, whole }, spots = []) {
-    this.chosen = { e, box, whole };
+  // e: numbers of entities; or box, point or whole. found: outlines of what is at the point
+  choose({ e, box, point, whole }, spots = [], found = null) {
+    const same = point && String(point) === String(this.chosen.point);
+    if (!same) this.aim = point;
+    this.found = found || (same ? this.found : null);
+    this.chosen = { e, box, point, whole };
     this.spots = spots;
     this.draw();
   }
@@ -56,22 +63,25 @@ export class Photo {
   }
 
   draw() {
-    const focused = document.activeElement?.dataset?.entity;
+    const { entity: focused, own } = this.layer.contains(document.activeElement) ? document.activeElement.dataset : {};
     const [w, h] = this.size;
     this.layer.replaceChildren();
-    const { box, whole } = this.chosen;
+    const { box, point, whole } = this.chosen;
     const picked = this.chosen.e.map((e) => this.entities[e - 1]).filter(Boolean);
-    this.svg.classList.toggle("decided", Boolean(picked.length || box || whole));
+    this.svg.classList.toggle("decided", Boolean(picked.length || box || point || whole));
     if (picked.length) this.layer.append(veil(w, h, picked.map((entity) => pathOf(entity.outlines))));
     if (box) this.layer.append(veil(w, h, [`M${box[0]} ${box[1]}H${box[2]}V${box[3]}H${box[0]}Z`]));
     const small = [...this.entities].sort((a, b) => b.area - a.area);
     small.forEach((entity) => this.layer.append(this.entity(entity)));
     small.forEach((entity) => this.layer.append(this.badge(entity))); // never under another entity
     if (box) this.layer.append(this.own(box));
+    if (point && this.found) this.layer.prepend(...grown(this.found, this.size));
+    if (this.aim) this.layer.append(this.sight());
     if (whole) for (const kind of ["under", "frame"]) this.layer.append(make("rect", { class: kind, x: 0, y: 0, width: w, height: h }));
     this.spots.forEach(([letter, at]) => this.layer.append(spot(letter, at, this.pixel)));
     this.scale();
     if (focused) this.layer.querySelector(`[data-entity="${focused}"]`)?.focus();
+    if (own === "point") this.layer.querySelector(".aim")?.focus();
   }
 
   // as if pointed at, from elsewhere on the page
@@ -117,6 +127,27 @@ export class Photo {
     return make("g", { class: "own" }, make("rect", { ...sides, class: "under" }), rect, ...corners);
   }
 
+  // begin with a point in the middle, or without one where at is null
+  point(at = this.size.map((side) => side / 2)) {
+    this.aim = at && within(at, this.size);
+    this.draw();
+    this.layer.querySelector(".aim")?.focus();
+  }
+
+  sight() {
+    const made = crosshair(this.aim, this.size);
+    made.classList.toggle("asked", String(this.aim) === String(this.chosen.point)); // a dot: what is there is to be seen
+    made.addEventListener("keydown", (event) => {
+      const to = steered(event, this.aim, this.size);
+      if (to) this.point(to);
+      else if (event.key === "Enter" || event.key === " ") this.pick({ point: this.aim });
+      else return;
+      event.preventDefault();
+    });
+    made.addEventListener("touchmove", (event) => event.preventDefault(), { passive: false });
+    return made;
+  }
+
   nudge(event, box) {
     const step = 0.02 * Math.max(...this.size);
     const by = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
@@ -142,6 +173,7 @@ export class Photo {
   scale() {
     if (!this.layer) return;
     const pixel = this.pixel;
+    for (const aim of this.layer.querySelectorAll(".aim")) aim.setAttribute("transform", `translate(${aim.dataset.x} ${aim.dataset.y}) scale(${pixel})`);
     const badges = [...this.layer.querySelectorAll(".badge")];
     const places = this.apart(badges.map((badge) => [Number(badge.dataset.x), Number(badge.dataset.y)]), 27 * pixel);
     for (const [i, badge] of badges.entries()) {
@@ -196,12 +228,14 @@ export class Photo {
     if (event.button > 0 || this.drag) return;
     const drag = this.drag = { id: event.pointerId, from: this.at(event), start: [event.clientX, event.clientY], entity: this.entityAt(event.target), own: event.target.dataset?.own, draws: false };
     drag.before = this.chosen.box;
+    drag.chosen = this.chosen;
     const touch = event.pointerType === "touch";
     if (drag.own) drag.draws = true;
     const timer = touch && !drag.own ? setTimeout(() => { drag.draws = true; }, HELD) : null;
     const move = (next) => {
       if (next.pointerId !== drag.id) return;
       const far = Math.hypot(next.clientX - drag.start[0], next.clientY - drag.start[1]) > MOVED;
+      drag.far ||= far;
       if (!drag.draws && !(far && !touch)) return;
       drag.draws = true;
       if (far) this.drawing(this.at(next));
@@ -213,9 +247,13 @@ export class Photo {
       removeEventListener("pointerup", end);
       removeEventListener("pointercancel", end);
       this.drag = null;
+      this.chosen = drag.chosen;
+      const more = next.shiftKey || next.ctrlKey || next.metaKey;
       if (next.type === "pointercancel") this.draw();
       else if (drag.box && this.large(drag.box)) this.pick({ box: drag.box });
-      else if (drag.entity && !drag.box) this.pick({ e: Number(drag.entity) }, next.shiftKey || next.ctrlKey || next.metaKey);
+      else if (drag.entity && !drag.box) this.pick({ e: Number(drag.entity) }, more);
+      else if (drag.own === "point") this.pick({ point: this.aim });
+      else if (!drag.far && !drag.own) this.pick({ point: within(drag.from, this.size) }, more);
       else this.draw();
     };
     addEventListener("pointermove", move);
@@ -234,6 +272,10 @@ export class Photo {
 
   drawing([x, y]) {
     const { from, own, before } = this.drag;
+    if (own === "point") {
+      this.aim = within([x, y], this.size);
+      return this.draw();
+    }
     if (own === "move") this.drag.box = this.inside(this.moved(before, x - from[0], y - from[1]));
     else if (own) {
       const box = [...before];

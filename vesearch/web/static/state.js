@@ -9,17 +9,19 @@ const MOST_THINGS = 8;
 const numbers = (text) => (text ? text.split(",").map(Number).filter(Number.isFinite) : []);
 
 // nothing of a photo is chosen
-export const NOTHING = { e: [], box: null, whole: false, right: [], wrong: [], top: TOP };
+export const NOTHING = { e: [], box: null, point: null, whole: false, right: [], wrong: [], top: TOP };
 
 // e: the numbers of entities, of several what a photo must show at once
 export function state() {
   const query = new URLSearchParams(location.search);
   const box = numbers(query.get("box"));
+  const point = numbers(query.get("point"));
   return {
     image: /^\d{1,18}$/.test(query.get("image")) ? query.get("image") : null,
     photo: query.get("photo"),
     e: numbers(query.get("e")).filter((e) => Number.isInteger(e) && e > 0).slice(0, MOST_THINGS),
     box: box.length === 4 ? box : null,
+    point: point.length === 2 ? point : null,
     whole: query.get("whole") === "1",
     sure: query.has("sure") ? Number(query.get("sure")) || 0 : ALIKE,
     top: Math.min(Math.max(Math.trunc(Number(query.get("top"))) || TOP, 1), MOST),
@@ -38,7 +40,7 @@ export function state() {
 export function addressOf(wanted) {
   const query = new URLSearchParams();
   for (const name of ["image", "photo"]) if (wanted[name]) query.set(name, wanted[name]);
-  for (const name of ["e", "box", "right", "wrong"]) if (wanted[name]?.length) query.set(name, wanted[name].join(","));
+  for (const name of ["e", "box", "point", "right", "wrong"]) if (wanted[name]?.length) query.set(name, wanted[name].join(","));
   for (const name of ["in", "since", "until", "area", "label"]) if (wanted[name]) query.set(name, wanted[name]);
   if (wanted.sure !== undefined && wanted.sure !== ALIKE) query.set("sure", wanted.sure);
   if (wanted.top && wanted.top !== TOP) query.set("top", wanted.top);
@@ -46,7 +48,7 @@ export function addressOf(wanted) {
   return query.size ? `/?${query}` : "/";
 }
 
-export const isChosen = (now) => Boolean(now.e.length || now.box || now.whole);
+export const isChosen = (now) => Boolean(now.e.length || now.box || now.point || now.whole);
 export const keyOf = (now) => now.photo || `image ${now.image}`;
 export const nameOf = (path) => (path || "").split("/").slice(-2).join("/");
 
@@ -58,7 +60,7 @@ export function toggled(numbersNow, e) {
 export function question(now) {
   const of = now.photo ? { photo: now.photo } : { image: Number(now.image) };
   const several = now.e.length > 1;
-  const shown = now.whole ? [{ whole: true }] : now.box ? [{ box: now.box }] : now.e.map((entity) => ({ entity }));
+  const shown = now.whole ? [{ whole: true }] : now.box ? [{ box: now.box }] : now.point ? [{ point: now.point }] : now.e.map((entity) => ({ entity }));
   const right = several ? [] : now.right.map((id) => ({ entity_id: id })); // of which of them would it be?
   const places = now.in.trim() ? [now.in.trim()] : [];
   return {
@@ -82,6 +84,7 @@ export function commandOf(now, named, store) {
   if (by_id) right.forEach((id) => parts.push("--id", id));
   else if (now.whole) parts.push("--whole");
   else if (now.box) parts.push("--box", now.box.join(","));
+  else if (now.point) parts.push("--point", now.point.join(","));
   else now.e.forEach((e) => parts.push("--entity", e));
   now.wrong.forEach((id) => parts.push("--not", id));
   for (const [name, option] of [["in", "--in"], ["since", "--since"], ["until", "--until"], ["area", "--min-area"], ["label", "--label"]]) {
