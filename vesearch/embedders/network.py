@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,6 @@ from vesearch.system.digests import version_digest
 if TYPE_CHECKING:
     import torch
 
-_CROP = 224  # px, of examples; crops of another size do as well
 _VERSION = "legs-1"  # change it whenever the same weights may make other networks
 
 
@@ -42,6 +41,7 @@ class NetworkEmbedder(ABC):
         self.batch_size = batch_size
         self.engine = engine
         self.device = device
+        self._made: dict[tuple[int, bool], tuple[Network, ...]] = {}
 
     @property
     @abstractmethod
@@ -93,7 +93,7 @@ class NetworkEmbedder(ABC):
         if crops.ndim != 4 or crops.shape[3] != 3 or crops.dtype != np.uint8:
             raise ValueError(f"crops must be (n, s, s, 3) uint8, got {crops.shape} {crops.dtype}")
         out = np.empty((len(crops), self.dim), np.float32)
-        networks = self._plain if covers is None else self._covered
+        networks = self._networks(crops.shape[1], covers is not None)
         size = self.batch_size or devices.batch_size("embed", self.device)
         for start in range(0, len(crops), size):
             rows = slice(start, start + size)
@@ -104,26 +104,29 @@ class NetworkEmbedder(ABC):
             out[rows] = engines.array(found[0])
         return out
 
-    @cached_property
-    def _plain(self) -> tuple[Network, ...]:
-        return self._ready()
+    def _networks(self, side: int, covered: bool) -> tuple[Network, ...]:
+        """Return what an engine runs one after the other, for crops of a side, with covers or not.
 
-    @cached_property
-    def _covered(self) -> tuple[Network, ...]:
-        return self._ready(np.ones((2, COVER_SIDE, COVER_SIDE), np.float32))
-
-    def _ready(self, *covers: Float32) -> tuple[Network, ...]:
-        """Return what an engine runs one after the other: one network, or two where one rounds.
-
-        covers: an example, where there are any.
+        One network, or two where one rounds.
         """
-        kind = "covered" if covers else "plain"
-        if self.computes_in == "float32":
-            return (self._run(f"both {kind}", self._both, lambda: (self._example(), *covers)),)
-        return (
-            self._run("stem", self._stem, lambda: (self._example(),)),
-            self._run(f"rest {kind}", self._rest, lambda: (self._maps(), *covers), bfloat16=True),
-        )
+        if (side, covered) not in self._made:
+            covers = (np.ones((2, COVER_SIDE, COVER_SIDE), np.float32),) if covered else ()
+            crops = partial(self._example, side)
+            kind = f"{side} {covered}"
+            self._made[side, covered] = (
+                (self._run(f"both {kind}", self._both, lambda: (crops(), *covers)),)
+                if self.computes_in == "float32"
+                else (
+                    self._run(f"stem {kind}", self._stem, lambda: (crops(),)),
+                    self._run(
+                        f"rest {kind}",
+                        self._rest,
+                        lambda: (self._maps(crops()), *covers),
+                        bfloat16=True,
+                    ),
+                )
+            )
+        return self._made[side, covered]
 
     def _run(
         self,
@@ -143,13 +146,13 @@ class NetworkEmbedder(ABC):
 
         return Both(self._stem(), self._rest())
 
-    def _example(self) -> UInt8:
-        return self._prepared(np.zeros((2, _CROP, _CROP, 3), np.uint8))
+    def _example(self, side: int) -> UInt8:
+        return self._prepared(np.zeros((2, side, side, 3), np.uint8))
 
-    def _maps(self) -> Float32:
-        """Return what the stem makes of an example."""
+    def _maps(self, crops: UInt8) -> Float32:
+        """Return what the stem makes of crops."""
         import torch
 
         with torch.inference_mode():
-            found: Float32 = self._stem()(torch.from_numpy(self._example()))[0].numpy()
+            found: Float32 = self._stem()(torch.from_numpy(crops))[0].numpy()
         return found

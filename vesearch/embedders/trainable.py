@@ -64,7 +64,7 @@ class TrainableEmbedder(NetworkEmbedder):
 
         Batch norms stay as they are: a batch's own statistics would tell its views apart.
         """
-        self.engine = "torch"  # others keep the weights as they were
+        self.engine, self._made = "torch", {}  # other engines keep the weights as they were
         parts = self._parts()
         self._learns_from = len(parts) - 1 if layers == "last" else 0
         own = [p for part in parts[self._learns_from :] for p in part.parameters()]

@@ -1,4 +1,7 @@
-"""Engines: what runs a network, arrays in and arrays out; one adapter per library."""
+"""What runs a network: arrays in, arrays out; one adapter per library.
+
+What a network is, and what is made of its outputs, is not known here.
+"""
 
 from __future__ import annotations
 

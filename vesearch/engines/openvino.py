@@ -6,7 +6,10 @@ import logging
 import os
 import threading
 import warnings
+from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,7 @@ from vesearch.weights import zoo
 log = logging.getLogger(__name__)
 
 _VERSION = "openvino-1"  # change it whenever the same module may be converted in another way
-_MODEL = "network.xml"
+_MODEL, _WEIGHTS = "network.xml", "network.bin"
 
 
 def ready(source: Source, *, device: str, bfloat16: bool) -> _Network:
@@ -65,20 +68,30 @@ def _converted(source: Source, openvino: Any) -> Any:
     kept = zoo.cache() / "openvino" / made_with[:24]
     if kept.is_dir():
         try:
-            return _core().read_model(kept / _MODEL)
-        except RuntimeError:  # cut short, or of nobody knows what: it is made anew
+            return _read(kept)
+        except (RuntimeError, OSError):  # cut short, or of nobody knows what: it is made anew
             log.warning("%s cannot be read; it is made anew", kept)
             remove(kept)
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")  # of tracing: that sides are taken for constants
         module = source.make()
         model = openvino.convert_model(module, example_input=_tensors(source))
-    try:
-        with atomic_folder(kept) as part:
-            openvino.save_model(model, part / _MODEL, compress_to_fp16=False)
-    except OSError as err:  # a home that cannot be written to: it is converted each time
-        log.debug("%s cannot be written: %s", kept, err)
-    return model
+    with ExitStack() as stack:
+        try:
+            with atomic_folder(kept) as part:
+                openvino.save_model(model, part / _MODEL, compress_to_fp16=False)
+        except OSError as err:  # a home that cannot be written to: it is converted each time
+            log.debug("%s cannot be written: %s", kept, err)
+            kept = Path(stack.enter_context(TemporaryDirectory()))
+            openvino.save_model(model, kept / _MODEL, compress_to_fp16=False)
+        # as it will be read the next time: what is converted and not read rounds otherwise
+        return _read(kept)
+
+
+def _read(folder: Path) -> Any:
+    # not mapped: the folder may be a temporary one, or be made anew by another process
+    description, weights = (folder / _MODEL).read_bytes(), (folder / _WEIGHTS).read_bytes()
+    return _core().read_model(description, weights)
 
 
 def _tensors(source: Source) -> Any:

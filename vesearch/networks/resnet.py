@@ -62,7 +62,7 @@ class Pool(nn.Module):
         if not self.as_tensorflow:
             return F.max_pool2d(x, 3, 2, padding=1)
         # "SAME": an even side gets its one row of padding at the far end, an odd one a row at both
-        return F.max_pool2d(x, 3, 2, padding=(x.shape[2] % 2, x.shape[3] % 2), ceil_mode=True)
+        return F.max_pool2d(x, 3, 2, padding=(_odd(x, 2), _odd(x, 3)), ceil_mode=True)
 
 
 class Basic(nn.Module):
@@ -153,6 +153,11 @@ class Averaging(nn.Module):
         if height % 2 or width % 2:  # zeros, and they do count
             x = F.pad(x, (0, width % 2, 0, height % 2))
         return F.avg_pool2d(x, 2, 2)
+
+
+def _odd(x: torch.Tensor, dim: int) -> int:
+    """Return 1 for an odd side, a constant also where the network is traced, for one size."""
+    return int(x.shape[dim]) % 2
 
 
 def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
