@@ -45,6 +45,7 @@ def setting(
     return field(default=default, metadata={**rules, "kept": kept, "before": before})
 
 
+PRECISIONS = ("auto", "float32", "bfloat16")
 COMMAND_LINE, REMEMBERED, DEFAULT = "command line", "the store", "default"
 
 
@@ -80,6 +81,7 @@ class DetectSettings:
     stuff: str = setting("last", choices=("keep", "last", "drop"))
     exclude_labels: str = setting("", many=True)
     effort: str = setting("normal", choices=("fast", "normal", "thorough"), before="normal")
+    precision: str = setting("auto", choices=PRECISIONS, kept="not", before="float32")
     batch_size: int = setting(0, low=0, high=256, kept="not")
 
 
@@ -100,7 +102,7 @@ class EmbedSettings:
     embedder: str = setting("builtin")
     weights: str = setting("", kept="as place")
     mask_weight: float = setting(0.5, low=0.0, high=1.0, before=0.0)
-    precision: str = setting("auto", choices=("auto", "float32", "bfloat16"), kept="not")
+    precision: str = setting("auto", choices=PRECISIONS, kept="not")
     batch_size: int = setting(0, low=0, high=1024, kept="not")
 
 

@@ -24,21 +24,28 @@ from vesearch.embedders import EMBEDDERS, Embedder
 from vesearch.errors import ConfigError, StoreError, StoreMismatchError
 from vesearch.networks import devices
 from vesearch.photos import pool
-from vesearch.store.rows import EmbeddingRows, ImageRows
+from vesearch.store.rows import ImageRows
 from vesearch.store.shards import Store
 from vesearch.system.digests import fingerprint_of
 
 # whose settings make a store what it is, and the tables that are made with them
 _TABLES = {"images": "images", "detect": "entities", "crop": "crops", "embed": "embeddings"}
 _DIGESTS = ("detect.weights_digest", "embed.weights_digest")
-_PRECISION = "embed.precision"
+# what a section's networks compute in, and what it was before that was recorded
+_PRECISIONS = {"detect": "float32", "embed": None}
+
+Section = Literal["detect", "embed"]
 
 
 class Job:
-    """A store and the settings it is used with; models are made on first use."""
+    """A store and the settings it is used with; models are made on first use.
 
-    def __init__(self, config: Config) -> None:
+    at_once: how many threads will ask the detector at the same time.
+    """
+
+    def __init__(self, config: Config, *, at_once: int = 1) -> None:
         self.config = config
+        self.at_once = at_once
         self.store = Store(Path(config.run.store))
 
     @cached_property
@@ -57,7 +64,11 @@ class Job:
                 stuff=detect.stuff,
                 exclude_labels=names_in(detect.exclude_labels),
             ),
-            offered={"engine": self.config.run.engine},
+            offered={
+                "engine": self.config.run.engine,
+                "precision": self._precision("detect"),
+                "at_once": self.at_once,
+            },
             device=self.config.run.device,
             **given,
         )
@@ -71,25 +82,28 @@ class Job:
         made: Embedder = EMBEDDERS.create(
             embed.embedder,
             offered={"mask_weight": embed.mask_weight, "engine": self.config.run.engine},
-            precision=self._precision,
+            precision=self._precision("embed"),
             batch_size=embed.batch_size,
             device=self.config.run.device,
             **given,
         )
         return made
 
-    @property
-    def _precision(self) -> str:
-        """The precision that is asked for; "auto" is that of the store's embeddings."""
-        asked = self.config.embed.precision
-        return str((self._embedded_with or {}).get(_PRECISION, asked)) if asked == "auto" else asked
+    def _precision(self, section: Section) -> str:
+        """Return the precision that is asked for; "auto" is that of what the store has."""
+        asked = str(getattr(self.config, section).precision)
+        made_with = self._made_with(section)
+        if asked != "auto" or made_with is None:
+            return asked
+        return str(made_with.get(f"{section}.precision", _PRECISIONS[section] or asked))
 
     def resolved(self) -> Config:
         """Return the settings for a process elsewhere, which need not have the store."""
-        embed = replace(self.config.embed, precision=self._precision)
-        return replace(self.config, embed=embed)
+        detect = replace(self.config.detect, precision=self._precision("detect"))
+        embed = replace(self.config.embed, precision=self._precision("embed"))
+        return replace(self.config, detect=detect, embed=embed)
 
-    def batch_size(self, section: Literal["detect", "embed"]) -> int:
+    def batch_size(self, section: Section) -> int:
         """Return how many images or crops go through a network at once; 0 is what fits it."""
         asked = getattr(self.config, section).batch_size
         return asked or devices.batch_size(section, self.config.run.device)
@@ -103,15 +117,18 @@ class Job:
         """Return what a store is made with: settings that change results, and digests."""
         digests = (self.detector.weights_digest, self.embedder.weights_digest)
         settings = self._kept("as result") | dict(zip(_DIGESTS, digests, strict=True))
-        recorded = self._embedded_with
-        if recorded is None or _PRECISION in recorded:  # earlier versions recorded none
-            settings[_PRECISION] = self.embedder.computes_in
+        for section, model in (("detect", self.detector), ("embed", self.embedder)):
+            key, before = f"{section}.precision", _PRECISIONS[section]
+            made_with = self._made_with(section)
+            # of embeddings of earlier versions none is known
+            if made_with is None or key in made_with or before is not None:
+                computes_in = getattr(model, "computes_in", before)
+                settings |= {} if computes_in == before else {key: computes_in}
         return settings
 
-    @property
-    def _embedded_with(self) -> dict[str, Any] | None:
-        """What the store was made with; None where it has no embeddings, or does not tell."""
-        if not self.store.has_any(EmbeddingRows.KIND):
+    def _made_with(self, section: str) -> dict[str, Any] | None:
+        """Return what the store was made with; None where it has none of that yet."""
+        if not self.store.has_any(_TABLES[section]):
             return None
         try:
             return self.store.settings()
@@ -151,10 +168,12 @@ class Job:
         known = self.store.settings().keys() | settings
         open_ = {key for key in known if not _binds(self.store, key)}
         ignored = {*open_, *_DIGESTS, *self.places()}
-        asked, recorded = self.config.embed.precision, self.store.settings()
-        if asked == "auto" or _PRECISION not in recorded:
-            ignored.add(_PRECISION)
-        self.store.refuse_other(settings | {_PRECISION: asked}, ignoring=ignored)
+        for section, before in _PRECISIONS.items():
+            key, asked = f"{section}.precision", getattr(self.config, section).precision
+            if asked == "auto" or (before is None and key not in known):
+                ignored.add(key)
+            settings |= {} if asked == before else {key: asked}
+        self.store.refuse_other(settings, ignoring=ignored)
 
     def open_for_reading(self) -> None:
         """Check that the store exists and was made with these settings and weights.

@@ -36,6 +36,7 @@ from vesearch.store import builds, log, walks
 from vesearch.store.catalog import Catalog
 from vesearch.store.walks import Passed
 from vesearch.system.progress import bar
+from vesearch.system.threads import cores
 from vesearch.work import Executor, Here, Tables, Work
 
 STAGES = ("scan", "detect", "crop", "embed", "fit-pca", "build-ngt")
@@ -106,7 +107,8 @@ def run_stages(
     executor: Executor | None = None,
 ) -> Summary:
     """Run stages in their order over the store, holding its lock."""
-    began, job, summary = time.perf_counter(), Job(config), Summary(config.run.store)
+    began, summary = time.perf_counter(), Summary(config.run.store)
+    job = Job(config, at_once=cores())
     devices.validate(config.run.device)
     found = None
     if "scan" not in stages:

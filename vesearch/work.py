@@ -21,6 +21,7 @@ from vesearch.stages.contents import Content, Looked, decoded_ahead
 from vesearch.store.entities import Detected, to_rows
 from vesearch.store.rows import CropRows, EmbeddingRows, EntityRows
 from vesearch.system.ahead import ahead, batched
+from vesearch.system.threads import cores, one_for_products
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -83,9 +84,12 @@ class Work:
             none = EmbeddingRows(np.zeros((0, 0), np.float16))
             return Tables((), to_rows([]), CropRows(()), none)
         embeddings = [np.zeros((0, job.embedder.dim), np.float16)]
-        with ThreadPoolExecutor(1) as pool:
-            batches = batched(self._frames(contents, looked), job.batch_size("detect"))
-            for batch in ahead(pool, self._detect_and_cut, batches, depth=2):
+        # each thread with a photo of its own, where the detector takes that; else one, with several
+        threads = getattr(job.detector, "at_once", 1)
+        size = job.batch_size("detect") if threads == 1 else 1
+        with ThreadPoolExecutor(threads) as pool, one_for_products():
+            batches = batched(self._frames(contents, looked), size)
+            for batch in ahead(pool, self._detect_and_cut, batches, depth=2 * threads):
                 whole.images.extend(batch.images)
                 whole.crops.extend(batch.crops)
                 embeddings.append(embed_crops(job.embedder, batch.crops, job.config.crop.size))
@@ -131,5 +135,5 @@ _KEPT: dict[Config, Work] = {}
 def _sent(config: Config) -> Work:
     """Return this process's work for these settings, so that models are made once."""
     if config not in _KEPT:
-        _KEPT[config] = Work(Job(config))
+        _KEPT[config] = Work(Job(config, at_once=cores()))
     return _KEPT[config]

@@ -19,13 +19,14 @@ _PLAIN_SIDE, _PLAIN_LEVEL = 224, 4  # px of a box that is looked at in the map o
 
 def iou(one: Float32, other: Float32) -> Float32:
     """Return the (n, m) intersections over unions of (n, 4) with (m, 4) boxes."""
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    sides = np.maximum(high - low, 0)
-    both = sides[..., 0] * sides[..., 1]
-    union = _areas(one)[:, None] + _areas(other)[None] - both
-    found: Float32 = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
-    return found
+    sides = []
+    for low, high in ((0, 2), (1, 3)):  # (n, m) at a time: a last axis of two takes four times
+        side = np.minimum.outer(one[:, high], other[:, high])
+        side -= np.maximum.outer(one[:, low], other[:, low])
+        sides.append(np.maximum(side, 0, out=side))
+    both: Float32 = sides[0] * sides[1]
+    union = np.add.outer(_areas(one), _areas(other)) - both
+    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
 
 
 def _areas(boxes: Float32) -> Float32:

@@ -20,6 +20,7 @@ from vesearch.detectors.selection import Selection
 from vesearch.networks import devices, lite0
 from vesearch.records import Bool, Entities, Float32, UInt8
 from vesearch.system.digests import version_digest
+from vesearch.system.threads import one_for_products
 
 if TYPE_CHECKING:
     import torch
@@ -60,12 +61,11 @@ class Cuts:
     def detect(self, images: Sequence[UInt8]) -> list[Entities]:
         """Return the ranked entities of each (h, w, 3) RGB image; never none."""
         from scipy import linalg, ndimage  # noqa: F401  (loaded first: only loaded libraries are limited)
-        from threadpoolctl import threadpool_limits
 
         self.selection.check_labels(None)
         # matrices this small gain nothing from a second BLAS thread, and where other processes
         # compete for the cores the threads' waiting made the eigenvectors 50 times slower
-        with threadpool_limits(limits=1, user_api="blas"):
+        with one_for_products():
             # one by one: a batch would change the rounding
             return [self._detect(pixels) for pixels in images]
 

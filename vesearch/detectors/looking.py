@@ -11,7 +11,7 @@ import numpy as np
 
 from vesearch import engines
 from vesearch.detectors import boxes
-from vesearch.engines import Array, Examples, Network, Source
+from vesearch.engines import Array, Examples, How, Network, Source
 from vesearch.records import Float32, Int64, UInt8
 from vesearch.system.digests import version_digest
 
@@ -69,13 +69,10 @@ class Looking:
     make: returns the network, with its weights; digest: stands for these.
     """
 
-    def __init__(
-        self, make: Callable[[], SegmenterNetwork], digest: str, *, engine: str, device: str
-    ) -> None:
+    def __init__(self, make: Callable[[], SegmenterNetwork], digest: str, how: How) -> None:
         self._make = make
         self._digest = digest
-        self._engine = engines.choose(engine, device)
-        self._device = device
+        self._how = how
 
     def look(self, pixels: UInt8) -> View:
         """Look at (n, h, w, 3) images, whose sides are multiples of 32."""
@@ -132,7 +129,7 @@ class Looking:
             return made.eval()
 
         source = Source(version_digest(_VERSION, part, self._digest), make, examples)
-        return engines.ready(source, engine=self._engine, device=self._device)
+        return engines.ready(source, self._how)
 
 
 def _example() -> Examples:

@@ -14,9 +14,11 @@ from vesearch import engines, masks
 from vesearch.detectors.batching import batches, shrink
 from vesearch.detectors.looking import Looking, View
 from vesearch.detectors.selection import Selection
+from vesearch.engines import How
 from vesearch.networks import devices, lite0
 from vesearch.records import Bool, Entities, Float32, Int64, UInt8
 from vesearch.system.digests import sha256, version_digest
+from vesearch.system.threads import one_for_products
 from vesearch.weights import zoo
 
 if TYPE_CHECKING:  # torch takes seconds to import; digests and --help must not wait for it
@@ -39,6 +41,8 @@ class Segmenter:
     """Mask R-CNN with the one class "entity"; weights: a file, or "" for the shipped ones.
 
     effort: "fast" looks at a photo once, "normal" at two scales, "thorough" at four.
+    precision: "float32", "bfloat16", or "auto" (bfloat16 where OpenVINO is faster with it).
+    engine: as run.engine. at_once: how many threads may call detect at once.
     """
 
     def __init__(
@@ -47,14 +51,23 @@ class Segmenter:
         weights: str = "",
         effort: str = "normal",
         selection: Selection | None = None,
+        precision: str = "auto",
         engine: str = "auto",
+        at_once: int = 1,
         device: str = "cpu",
     ) -> None:
         self.weights = weights
         self.effort = effort
         self.selection = selection or Selection()
+        self.precision = precision
         self.engine = engine
+        self._threads = at_once
         self.device = device
+
+    @property
+    def at_once(self) -> int:
+        """How many threads it is faster with, each with an image: torch has its own."""
+        return self._threads if engines.choose(self.engine, self.device) == "openvino" else 1
 
     @cached_property
     def weights_digest(self) -> str:
@@ -66,14 +79,9 @@ class Segmenter:
 
         Raises ModelError for weights that do not fit.
         """
-        from scipy import ndimage  # noqa: F401  (loaded first: only loaded libraries are limited)
-        from threadpoolctl import threadpool_limits
-
         self.selection.check_labels(None)
         found: dict[int, Entities] = {}
-        # so small products gain nothing from a second BLAS thread, whose waiting for the next one
-        # made the network's own threads take twice as long
-        with threadpool_limits(limits=1, user_api="blas"):
+        with one_for_products():  # else the network's own threads took twice as long
             small = [
                 [shrink(pixels, side, multiple=32) for side in _SIDES[self.effort]]
                 for pixels in images
@@ -95,7 +103,18 @@ class Segmenter:
     @cached_property
     def _looking(self) -> Looking:
         digest = version_digest(lite0.weights_digest(), sha256(self._path))
-        return Looking(self._network, digest, engine=self.engine, device=self.device)
+        how = How(
+            engines.choose(self.engine, self.device),
+            self.device,
+            bfloat16=self.computes_in == "bfloat16",
+            at_once=self.at_once,
+        )
+        return Looking(self._network, digest, how)
+
+    @property
+    def computes_in(self) -> str:
+        """The precision that the network computes in on this device."""
+        return engines.precision(self.precision, self.engine, self.device)
 
     def _network(self) -> SegmenterNetwork:
         import torch

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vesearch import engines
-from vesearch.engines import Examples, Network, Source
+from vesearch.engines import Examples, How, Network, Source
 from vesearch.networks import devices
 from vesearch.records import COVER_SIDE, Float32, UInt8
 from vesearch.system.digests import version_digest
@@ -80,10 +80,7 @@ class NetworkEmbedder(ABC):
     @property
     def computes_in(self) -> str:
         """The precision that embeddings are computed in on this device."""
-        if self.precision != "auto":
-            return self.precision
-        engine = engines.choose(self.engine, self.device)
-        return "bfloat16" if engines.has_fast_bfloat16(engine, self.device) else "float32"
+        return engines.precision(self.precision, self.engine, self.device)
 
     def embed(self, crops: UInt8) -> Float32:
         """Return the (n, dim) float32 embeddings of (n, s, s, 3) uint8 RGB crops."""
@@ -139,7 +136,7 @@ class NetworkEmbedder(ABC):
         about = (type(self).__name__, piece, self._settings, self.weights_digest)
         source = Source(version_digest(_VERSION, *about), make, examples)
         engine = engines.choose(self.engine, self.device)
-        return engines.ready(source, engine=engine, device=self.device, bfloat16=bfloat16)
+        return engines.ready(source, How(engine, self.device, bfloat16))
 
     def _both(self) -> torch.nn.Module:
         from vesearch.embedders.legs import Both

@@ -40,6 +40,20 @@ class Source:
     examples: Callable[[], Examples]
 
 
+@dataclass(frozen=True)
+class How:
+    """How a network is run.
+
+    engine: as choose() names it. bfloat16: whether numbers are rounded to it; they go in and come
+    out as float32. at_once: how many threads will ask for it at the same time.
+    """
+
+    engine: str
+    device: str
+    bfloat16: bool = False
+    at_once: int = 1
+
+
 class Network(Protocol):
     """A network, ready to run; safe from several threads."""
 
@@ -69,20 +83,26 @@ def choose(engine: str, device: str) -> str:
     return engine
 
 
-def ready(source: Source, *, engine: str, device: str, bfloat16: bool = False) -> Network:
-    """Return a network that an engine runs, as choose() has named it."""
-    adapter = importlib.import_module(f"vesearch.engines.{_ADAPTERS[engine]}")
-    made: Network = adapter.ready(source, device=device, bfloat16=bfloat16)
+def ready(source: Source, how: How) -> Network:
+    """Return a network that an engine runs."""
+    adapter = importlib.import_module(f"vesearch.engines.{_ADAPTERS[how.engine]}")
+    made: Network = adapter.ready(source, how)
     return made
 
 
-def has_fast_bfloat16(engine: str, device: str) -> bool:
-    """Tell whether an engine that choose() has named is faster in bfloat16 than in float32."""
-    if engine == "openvino":
+def precision(asked: str, engine: str, device: str) -> str:
+    """Return "float32" or "bfloat16"; asked "auto" means what is faster here.
+
+    engine, device: as run.engine and run.device.
+    """
+    if asked != "auto":
+        return asked
+    if choose(engine, device) == "openvino":
         from vesearch.engines import openvino
 
-        return openvino.has_bfloat16()
-    return devices.use_bfloat16("auto", devices.resolve(device))
+        return "bfloat16" if openvino.has_bfloat16() else "float32"
+    is_faster = devices.use_bfloat16("auto", devices.resolve(device))
+    return "bfloat16" if is_faster else "float32"
 
 
 def array(found: Array) -> NDArray[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import warnings
 from contextlib import ExitStack
@@ -15,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vesearch.engines import Array, Source
+from vesearch.engines import Array, How, Source
 from vesearch.system.digests import version_digest
 from vesearch.system.files import atomic_folder, remove
 from vesearch.system.quiet import quiet
+from vesearch.system.threads import cores
 from vesearch.weights import zoo
 
 log = logging.getLogger(__name__)
@@ -27,15 +27,16 @@ _VERSION = "openvino-1"  # change it whenever the same module may be converted i
 _MODEL, _WEIGHTS = "network.xml", "network.bin"
 
 
-def ready(source: Source, *, device: str, bfloat16: bool) -> _Network:
-    """Return the network, compiled for this processor; device: always a CPU."""
-    del device
+def ready(source: Source, how: How) -> _Network:
+    """Return the network, compiled for this processor."""
     import openvino
 
+    threads = cores()
     settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": _threads(),
+        "INFERENCE_PRECISION_HINT": "bf16" if how.bfloat16 else "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        # of several that ask at once each gets a share of the threads: none waits for another
+        "NUM_STREAMS": min(how.at_once, threads),
         "ENABLE_CPU_PINNING": False,  # other networks, and other programs, run meanwhile
     }
     return _Network(_core().compile_model(_converted(source, openvino), "CPU", settings))
@@ -106,10 +107,3 @@ def _core() -> Any:
     import openvino
 
     return openvino.Core()
-
-
-def _threads() -> int:
-    """Return how many threads to use: those that this process may, or OMP_NUM_THREADS."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(own, int(asked)) if asked.isdigit() and int(asked) else own

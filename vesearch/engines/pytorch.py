@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from vesearch.engines import Array, Source
+from vesearch.engines import Array, How, Source
 from vesearch.networks import devices
 
 
-def ready(source: Source, *, device: str, bfloat16: bool) -> _Network:
+def ready(source: Source, how: How) -> _Network:
     """Return the network on a device."""
-    where = devices.resolve(device)
-    return _Network(source.make().to(where), where, bfloat16)
+    where = devices.resolve(how.device)
+    return _Network(source.make().to(where), where, how.bfloat16)
 
 
 class _Network:
