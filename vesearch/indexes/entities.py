@@ -67,10 +67,10 @@ class GraphEntities:
         best = np.empty((len(queries), k), np.float32)
         if not best.size:
             return found, best
-        needed = min(max(k, self.least), table.active)
-        # were the idle ones spread evenly, it would be so many in 39 of 40 searches
-        spread = 2 * (needed * table.idle * table.objects) ** 0.5
-        width = min(round((needed * table.objects + spread) / table.active), table.objects)
+        width = needed = min(max(k, self.least), table.active)
+        if table.idle:  # were they spread evenly, it would be so many in 39 of 40 searches
+            spread = 2 * (needed * table.idle * table.objects) ** 0.5
+            width = min(round((needed * table.objects + spread) / table.active), table.objects)
         objects, sims = self.graph.nearest(queries, width, reach)
         for i in range(len(queries)):
             near = objects[i], sims[i]

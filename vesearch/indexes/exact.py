@@ -34,9 +34,9 @@ def check_unit(vectors: Float32, dimension: int | None = None) -> None:
         raise ValueError("vectors must have at least 1 dimension, got 0")
     for start in range(0, len(vectors), _QUERIES * _QUERIES):
         block = vectors[start : start + _QUERIES * _QUERIES]
-        squares = np.einsum("nd,nd->n", block, block)  # a tenth of what norm() costs for one query
-        if squares.min() > _SHORTEST and squares.max() < _LONGEST:  # nan is neither
-            continue
+        squares = np.einsum("nd,nd->n", block, block).tolist()
+        if all(_SHORTEST < square < _LONGEST for square in squares):
+            continue  # for one query in a fifth of the time that its length takes
         lengths = np.linalg.norm(block, axis=1)
         bad = np.flatnonzero(~(np.abs(lengths - 1) < 1e-3))  # ~: catches nan too
         if len(bad):
