@@ -89,6 +89,7 @@ class FaissGraph:
         self._index = index
         self._threads = threads
         self._mapped = mapped
+        self._width: tuple[int, Any] = (0, None)  # of the last search, as faiss wants it
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -112,9 +113,13 @@ class FaissGraph:
         """Return the objects nearest to (q, d) queries and their cosines, both (q, width)."""
         faiss = _faiss()
         try:  # it prints nothing here, and silence would cost 0.1 ms
-            wanted = faiss.SearchParametersHNSW(efSearch=int(reach) + 2 * width)
+            kept, wanted = self._width
+            if kept != int(reach) + 2 * width:
+                kept = int(reach) + 2 * width
+                wanted = faiss.SearchParametersHNSW(efSearch=kept)
+                self._width = kept, wanted
             sims, objects = self._index.search(queries, width, params=wanted)
-            for row in np.flatnonzero(objects[:, -1] < 0):  # it reached too small a part
+            for row in (objects[:, -1] < 0).nonzero()[0]:  # it reached too small a part
                 flat = faiss.downcast_index(self._index.storage)
                 sims[row], objects[row] = (x[0] for x in flat.search(queries[row, None], width))
         except ERRORS as err:
