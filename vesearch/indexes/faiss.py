@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,8 @@ class FaissGraph:
         self._index = index
         self._threads = threads
         self._mapped = mapped
+        if mapped is not None:
+            weakref.finalize(self, mapped.close)
         self._width: tuple[int, Any] = (0, None)  # of the last search, as faiss wants it
 
     def __len__(self) -> int:
