@@ -132,7 +132,7 @@ def setting_faults(text: str) -> list[str]:
     settings = flatten(Config())
     sections = "|".join({key.split(".")[0] for key in settings})
     named = re.findall(rf"\b(?:{sections})\.[a-z_]+\b", text)
-    files = (".yaml", ".md", ".png", ".jpg")
+    files = (".yaml", ".md", ".png", ".jpg", ".py")
     return [key for key in named if key not in settings and not key.endswith(files)]
 
 

@@ -25,6 +25,7 @@ from tests.tally import size, tally
 from tests.test_crash import assert_same
 from vesearch.cli.main import main
 from vesearch.errors import StoreDamagedError, StoreError, VesearchError
+from vesearch.indexes.faiss import FaissIndex
 from vesearch.indexes.ngt import NgtIndex
 from vesearch.job import Job
 from vesearch.store import builds
@@ -357,15 +358,16 @@ def test_a_quota_is_one_line_in_the_real_command(good: Path, tmp_path: Path) -> 
     assert ran.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("make", [NgtIndex, FaissIndex])
 @pytest.mark.parametrize("kib", [16, 64, 128, 200, 250, 300])
 def test_a_graph_that_did_not_fit_on_the_disk_is_never_taken_for_one(
-    tmp_path: Path, kib: int
+    tmp_path: Path, kib: int, make: type[FaissIndex | NgtIndex]
 ) -> None:
     """NGT does not look whether its writes succeed; a graph of 2,500 vectors takes some 500 KiB."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((2500, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = NgtIndex()
+    index = make()
     index.build(np.arange(2500), vectors)
     with small_disk(tmp_path / "disk", f"size={kib}k") as remount:
         folder = tmp_path / "disk" / "index"
@@ -374,7 +376,7 @@ def test_a_graph_that_did_not_fit_on_the_disk_is_never_taken_for_one(
         assert not folder.exists()
         remount("size=8m")
         index.save(folder)
-        again = NgtIndex()
+        again = make()
         again.open(folder)
         found = again.search(vectors[:50], 1)[0][:, 0]
         assert (found == np.arange(50)).mean() > 0.9

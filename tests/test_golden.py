@@ -16,7 +16,7 @@ from tests import golden, scenes
 from vesearch import describe, masks, projection
 from vesearch.detectors import Detector
 from vesearch.evaluation import retrieval, segmentation
-from vesearch.indexes import ngt
+from vesearch.indexes import graph
 from vesearch.networks import lite0
 from vesearch.records import Entities, Float32, Frame
 
@@ -191,5 +191,5 @@ def test_faulty_crops_are_noticed(
 
 
 def test_an_index_that_looks_less_far_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ngt, "narrowest", lambda *_given: (-0.1, 1.0))
+    monkeypatch.setattr(graph, "narrowest", lambda *_given: (-0.1, 1.0))
     assert golden.differences(golden.index_figures())

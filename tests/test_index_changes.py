@@ -11,20 +11,22 @@ import pytest
 from tests.tally import size, tally
 from tests.test_indexes import (
     GRAPH,
+    Make,
     append,
     assert_same,
     brute_force,
     built,
     clustered,
+    every_graph,
     every_index,
     every_size,
     numbered,
     unit,
     written,
 )
-from vesearch.indexes import INDEXES, Index, ngt, tuning
+from vesearch.indexes import INDEXES, Index, entities, tuning
 from vesearch.indexes.folder import MANIFEST
-from vesearch.indexes.ngt import EXACT_BELOW, NgtIndex
+from vesearch.indexes.graph import EXACT_BELOW
 from vesearch.indexes.objects import ObjectTable
 from vesearch.records import Float32, Int64
 
@@ -229,7 +231,7 @@ def test_only_what_is_allowed_is_found(
     name: str, n: int, share: float, compared: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exactly where few are compared one by one, as the graph finds it where it is asked."""
-    monkeypatch.setattr(ngt, "_COMPARED", compared)
+    monkeypatch.setattr(entities, "_COMPARED", compared)
     rng, ids, vectors = np.random.default_rng(1), scattered(n), clustered(n)
     index = built(name, vectors, ids)
     allowed = np.append(rng.permutation(ids)[: int(share * n)], 4)  # one is not there
@@ -326,8 +328,11 @@ def test_exact_never_prefers_a_rebuild() -> None:
     assert not index.prefers_rebuild(removed=GRAPH, added=10 * GRAPH)
 
 
-def test_ngt_prefers_a_rebuild_where_the_graph_would_be_idle_small_or_unmeasured() -> None:
-    small, graph = built("ngt", clustered(10)), built("ngt", clustered(2 * GRAPH))
+@every_graph
+def test_a_graph_prefers_a_rebuild_where_the_graph_would_be_idle_small_or_unmeasured(
+    make: Make,
+) -> None:
+    small, graph = built(make.kind, clustered(10)), built(make.kind, clustered(2 * GRAPH))
     assert not small.prefers_rebuild(removed=5, added=10 * GRAPH)
     assert not graph.prefers_rebuild(removed=0, added=0)
     assert not graph.prefers_rebuild(removed=GRAPH // 2, added=0)
@@ -335,7 +340,7 @@ def test_ngt_prefers_a_rebuild_where_the_graph_would_be_idle_small_or_unmeasured
     assert not graph.prefers_rebuild(removed=GRAPH * 7 // 10, added=GRAPH)
     assert graph.prefers_rebuild(removed=2 * GRAPH - EXACT_BELOW + 1, added=0)
     assert not graph.prefers_rebuild(removed=0, added=9 * GRAPH)  # measured again on the way
-    graph = built("ngt", clustered(GRAPH))  # tuned without a tenth of it
+    graph = built(make.kind, clustered(GRAPH))  # tuned without a tenth of it
     append(graph, clustered(GRAPH * 3 // 4, seed=1))
     assert not graph.prefers_rebuild(removed=0, added=GRAPH // 20 - 1)
     append(graph, clustered(GRAPH // 25, seed=2))
@@ -343,13 +348,14 @@ def test_ngt_prefers_a_rebuild_where_the_graph_would_be_idle_small_or_unmeasured
     assert not graph.prefers_rebuild(removed=0, added=100)
 
 
-def test_graph_starts_over_once_half_of_it_is_idle(tmp_path: Path) -> None:
+@every_graph
+def test_graph_starts_over_once_half_of_it_is_idle(make: Make, tmp_path: Path) -> None:
     vectors = clustered(3 * EXACT_BELOW, seed=3)
     vectors[7] = vectors[9]
-    index = NgtIndex(recall=0.97, threads=1)
+    index = make(recall=0.97, threads=1)
     index.build(*numbered(vectors))
     assert index.settings["recall_wanted"] == 0.97
-    loaded = NgtIndex()
+    loaded = make()
     index.save(tmp_path / "index")
     loaded.open(tmp_path / "index")
     loaded.remove(np.arange(EXACT_BELOW, 2 * EXACT_BELOW))
@@ -366,9 +372,10 @@ def test_graph_starts_over_once_half_of_it_is_idle(tmp_path: Path) -> None:
     assert_like(loaded, ids[1001:], left[1001:], clustered(40, seed=2))
 
 
-def test_returning_vectors_need_no_new_objects() -> None:
+@every_graph
+def test_returning_vectors_need_no_new_objects(make: Make) -> None:
     vectors = clustered(GRAPH)
-    index = NgtIndex()
+    index = make()
     index.build(*numbered(vectors))
     for _ in range(5):
         index.remove(np.arange(100))
@@ -377,7 +384,8 @@ def test_returning_vectors_need_no_new_objects() -> None:
     assert index._table.objects == GRAPH and index._table.idle == 0
 
 
-def test_near_copies_can_be_removed() -> None:
+@every_graph
+def test_near_copies_can_be_removed(make: Make) -> None:
     # NGT's own remove() leaves dead ids in its tree here, and the next insert fails
     base, rng = clustered(60), np.random.default_rng(0)
 
@@ -385,7 +393,7 @@ def test_near_copies_can_be_removed() -> None:
         copies = base[rng.integers(len(base), size=count)]
         return unit(copies + 1e-5 * rng.standard_normal(copies.shape))
 
-    ids, vectors, index = np.arange(6000), near(6000), NgtIndex()
+    ids, vectors, index = np.arange(6000), near(6000), make()
     index.build(ids, vectors)
     for turn in range(1, 5):
         rows, more = rng.permutation(len(vectors))[:1500], near(1500)
@@ -398,9 +406,10 @@ def test_near_copies_can_be_removed() -> None:
 
 
 @pytest.mark.parametrize("regions", [False, True])
-def test_recall_holds_while_rows_go(regions: bool) -> None:
+@every_graph
+def test_recall_holds_while_rows_go(make: Make, regions: bool) -> None:
     vectors, queries = clustered(2 * GRAPH), clustered(200, seed=1)
-    index, rng = built("ngt", vectors), np.random.default_rng(0)
+    index, rng = built(make.kind, vectors), np.random.default_rng(0)
     promised, ids = index.settings["recall"], np.arange(len(vectors))
     for _ in range(3):
         order = np.argsort(-vectors @ vectors[0]) if regions else rng.permutation(len(vectors))
@@ -412,23 +421,27 @@ def test_recall_holds_while_rows_go(regions: bool) -> None:
         assert recall >= float(promised) - 0.01  # another sample varies
 
 
-def test_small_additions_are_measured_too_once_the_graph_has_doubled() -> None:
-    index = NgtIndex(threads=1)
+@every_graph
+def test_small_additions_are_measured_too_once_the_graph_has_doubled(
+    make: Make,
+) -> None:
+    index = make(threads=1)
     index.build(*numbered(clustered(GRAPH)))
     for seed in range(1, 12):
         append(index, clustered(GRAPH // 10, seed=seed))
     assert GRAPH < int(index.settings["tuned_at"]) < len(index)
 
 
-def test_older_saved_index_without_the_new_settings_loads(tmp_path: Path) -> None:
-    index = NgtIndex(recall=0.9)
+@every_graph
+def test_older_saved_index_without_the_new_settings_loads(make: Make, tmp_path: Path) -> None:
+    index = make(recall=0.9)
     index.build(*numbered(clustered(GRAPH)))
     index.save(tmp_path / "index")
     manifest = tmp_path / "index" / MANIFEST
     known = json.loads(manifest.read_text(encoding="utf-8"))
     del known["settings"]["recall_wanted"], known["crc32"]
     manifest.write_text(json.dumps(known), encoding="utf-8")
-    old = NgtIndex(recall=0.95)
+    old = make(recall=0.95)
     old.open(tmp_path / "index")
     assert old.recall == 0.95
     assert_same(index, old, clustered(10, seed=1))

@@ -24,8 +24,10 @@ from vesearch.errors import (
 )
 from vesearch.indexes import INDEXES, Index, tuning
 from vesearch.indexes.exact import ExactIndex, top_k
+from vesearch.indexes.faiss import FaissIndex
 from vesearch.indexes.folder import MANIFEST
-from vesearch.indexes.ngt import EXACT_BELOW, NgtIndex
+from vesearch.indexes.graph import EXACT_BELOW
+from vesearch.indexes.ngt import NgtIndex
 from vesearch.job import Job
 from vesearch.records import Float32, Int64
 from vesearch.search import Searcher
@@ -33,6 +35,8 @@ from vesearch.system.quiet import quiet
 
 GRAPH = EXACT_BELOW + 500  # enough vectors for a real graph
 every_index = pytest.mark.parametrize("name", INDEXES.names())
+Make = type[FaissIndex | NgtIndex]
+every_graph = pytest.mark.parametrize("make", [NgtIndex, FaissIndex])
 every_size = pytest.mark.parametrize("n", [10, GRAPH])
 
 
@@ -365,9 +369,10 @@ def test_exact_is_exact_across_blocks() -> None:
     assert top_k(vectors[:1], blocks, 5)[0].tolist() == [[0, 600, 601, 602, 603]]
 
 
-def test_tune_reaches_the_recall_on_strangers() -> None:
+@every_graph
+def test_tune_reaches_the_recall_on_strangers(make: Make) -> None:
     vectors, queries = clustered(5000), clustered(300, seed=1)
-    index = NgtIndex()
+    index = make()
     index.build(*numbered(vectors))
     _, sims = index.search(queries, 10)
     measured = (sims >= brute_force(vectors, queries, 10)[1][:, -1:] - 1e-6).mean()
@@ -377,31 +382,37 @@ def test_tune_reaches_the_recall_on_strangers() -> None:
     assert (sims >= brute_force(vectors, queries, 10)[1][:, -1:] - 1e-6).mean() >= 0.98
 
 
-def test_tunes_again_once_the_graph_has_doubled(tmp_path: Path) -> None:
-    index = NgtIndex(threads=1)
+@every_graph
+def test_tunes_again_once_the_graph_has_doubled(make: Make, tmp_path: Path) -> None:
+    index = make(threads=1)
     index.build(*numbered(clustered(GRAPH)))
     append(index, clustered(GRAPH // 2, seed=1))
     assert index.settings["tuned_at"] == GRAPH * 9 // 10
     index.save(tmp_path / "index")
-    index = NgtIndex()
+    index = make()
     index.open(tmp_path / "index")
     append(index, clustered(GRAPH, seed=2))
     assert index.settings["tuned_at"] == GRAPH // 2 * 3 + GRAPH - tuning.SAMPLE
 
 
+@pytest.mark.parametrize(("make", "reach"), [(NgtIndex, -0.9), (FaissIndex, -19)])
 def test_unreachable_recall_is_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Make,
+    reach: float,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(tuning, "EPSILONS", (-0.9,))
-    index = NgtIndex(recall=1.0)
+    monkeypatch.setattr(make, "reaches", (reach,))
+    index = make(recall=1.0)
     index.build(*numbered(clustered(GRAPH)))
-    assert index.settings["epsilon"] == -0.9 and float(index.settings["recall"]) < 1
+    assert index.settings[make.reach_is] == reach and float(index.settings["recall"]) < 1
     assert "at best, not 1" in caplog.text
 
 
-def test_opening_again_forgets_what_was_there(tmp_path: Path) -> None:
-    index = built("ngt", clustered(GRAPH))
-    built("ngt", clustered(3)).save(tmp_path / "small")
+@every_graph
+def test_opening_again_forgets_what_was_there(make: Make, tmp_path: Path) -> None:
+    index = built(make.kind, clustered(GRAPH))
+    built(make.kind, clustered(3)).save(tmp_path / "small")
     index.open(tmp_path / "small")
     assert len(index) == 3 and index.settings == {"method": "exact", "recall": 1.0}
     append(index, clustered(GRAPH, seed=1))
@@ -410,10 +421,24 @@ def test_opening_again_forgets_what_was_there(tmp_path: Path) -> None:
     assert all(sorted(row) == list(range(GRAPH + 3)) for row in rows.tolist())
 
 
-def test_missing_ngt_names_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ngtpy", None)
-    with pytest.raises(MissingPackageError, match="pip install ngt"):
-        NgtIndex().build(*numbered(clustered(GRAPH)))
+@pytest.mark.parametrize(
+    ("make", "module", "line"),
+    [(NgtIndex, "ngtpy", "pip install ngt"), (FaissIndex, "faiss", "pip install faiss-cpu")],
+)
+def test_a_missing_library_names_the_install_line(
+    make: Make,
+    module: str,
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vectors = clustered(GRAPH)
+    built(make.kind, vectors).save(tmp_path / "index")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingPackageError, match=line):
+        make().build(*numbered(vectors))
+    with pytest.raises(MissingPackageError, match=line):
+        make().open(tmp_path / "index")
 
 
 def test_foreign_error_carries_what_was_printed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,14 +453,17 @@ def test_foreign_error_carries_what_was_printed(monkeypatch: pytest.MonkeyPatch)
         NgtIndex().build(*numbered(clustered(GRAPH)))
 
 
-def test_failed_save_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = built("ngt", clustered(GRAPH))
+@every_graph
+def test_failed_save_keeps_the_old_folder(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = built(make.kind, clustered(GRAPH))
     index.save(tmp_path / "index")
     monkeypatch.setattr(np, "save", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         index.save(tmp_path / "index")
     monkeypatch.undo()
-    INDEXES.create("ngt").open(tmp_path / "index")
+    make().open(tmp_path / "index")
     assert [p.name for p in tmp_path.iterdir()] == ["index"]
     assert (tmp_path / "index" / MANIFEST).is_file()
 

@@ -97,6 +97,7 @@ OWNERS = {
     "safetensors": {"checkpoints/tensorfile.py"},
     "matplotlib": {"training/curve.py"},
     "tables": {"store/sealed.py"},
+    "faiss": {"indexes/faiss.py"},
     "ngtpy": {"indexes/ngt.py"},
     "pi_heif": {"photos/formats.py"},
     "rawpy": {"photos/raw.py"},

@@ -86,4 +86,5 @@ class Index(Protocol):
 
 INDEXES = Registry("index", group="vesearch.indexes")
 INDEXES.add("ngt", "vesearch.indexes.ngt:NgtIndex", "NGT neighbourhood graph; the default")
+INDEXES.add("faiss", "vesearch.indexes.faiss:FaissIndex", "faiss' HNSW graph; the fastest")
 INDEXES.add("exact", "vesearch.indexes.exact:ExactIndex", "compares with every vector; no errors")

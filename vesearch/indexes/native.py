@@ -7,28 +7,36 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vesearch.errors import VesearchError
 from vesearch.system.printable import one_line
-from vesearch.system.quiet import Captured, quiet
+from vesearch.system.quiet import quiet
+
+# what the libraries raise, beside an OSError of our own making
+ERRORS = (RuntimeError, ValueError, MemoryError, IndexError)
 
 
 @contextmanager
-def foreign(action: str, *, silence: bool = True) -> Iterator[None]:
-    """Silence NGT and turn what it raises into a VesearchError of one line."""
+def foreign(library: str, action: str) -> Iterator[None]:
+    """Silence a library and turn what it raises into a VesearchError of one line."""
     error: Exception | None = None
-    with quiet() if silence else nullcontext(Captured()) as captured:
+    with quiet() as captured:
         try:
             yield
-        except (RuntimeError, ValueError, MemoryError, IndexError) as err:
+        except ERRORS as err:
             error = err
     if error is not None:
-        reason = one_line(str(error)) or type(error).__name__
-        printed = f" [{captured.last_line}]" if captured.last_line else ""
-        raise VesearchError(f"NGT cannot {action}: {reason}{printed}") from error
+        raise failure(library, action, error, captured.last_line) from error
+
+
+def failure(library: str, action: str, error: Exception, printed: str = "") -> VesearchError:
+    """Return what a library raised, and printed, as an error of one line."""
+    reason = one_line(str(error)) or type(error).__name__
+    told = f" [{printed}]" if printed else ""
+    return VesearchError(f"{library} cannot {action}: {reason}{told}")
 
 
 def scratch(owner: object) -> Path:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from vesearch.indexes.exact import ROUNDING
 from vesearch.records import Bool, Float32, Int64
-
-# NGT explores objects within (1 + epsilon) times the distance of the worst result so far. Less than
-# NGT's own default of 0.1 is never chosen: the stored vectors it is tuned with may do with less,
-# queries unlike all of them do not. Of 20,000 x 128, tuned to 0.02: recall 0.98 and 0.31 in 82 us;
-# at 0.1: 1.00 and 0.86 in 113 us.
-_PERCENTS = (10, 12, 15, 18, 22, 26, 32, 40, 50, 70, 100)
-EPSILONS = tuple(percent / 100 for percent in _PERCENTS)
 
 SAMPLE = 1000
 COPY = 0.98  # cosine from which two vectors are near copies
@@ -56,20 +49,23 @@ def _alike(vectors: Float32, chosen: Int64) -> Iterator[tuple[Int64, Bool]]:
 
 
 def narrowest(
-    search: Callable[[float], Float32], worst: Float32, wanted: float
+    search: Callable[[float], Float32],
+    reaches: Sequence[float],
+    worst: Float32,
+    wanted: float,
 ) -> tuple[float, float]:
-    """Return the smallest epsilon that surely reaches the recall, or the last, and its recall.
+    """Return the first reach that surely has the recall, or the last, and its recall.
 
     Surely: by a standard error of the mean over the queries. The first of many that reaches it on a
     sample otherwise tends to be one that was lucky there.
 
-    search: returns the (q, k) similarities found with an epsilon.
+    search: returns the (q, k) similarities found with a reach.
     worst: (q, 1) similarity of each query's true k-th best: what is as similar is right, whichever
         of equals it is.
     """
-    for epsilon in EPSILONS:
-        recalls = np.mean(search(epsilon) >= worst - ROUNDING, axis=1)  # (q, k) -> (q,)
+    for reach in reaches:
+        recalls = np.mean(search(reach) >= worst - ROUNDING, axis=1)  # (q, k) -> (q,)
         measured, error = float(recalls.mean()), float(recalls.std() / len(recalls) ** 0.5)
         if measured - error >= wanted or measured == 1:
             break
-    return epsilon, measured
+    return reach, measured
