@@ -42,7 +42,7 @@ _CLICKED = 60
 SIDE = 100  # px of every made-up photo
 _YX = np.mgrid[:SIDE, :SIDE] / SIDE - 0.5
 MASKS = masks.encode(  # rings and discs of many sizes
-    np.stack([((_YX**2).sum(0) % outer) < outer * 0.7 for outer in np.linspace(0.02, 0.5, 64)])
+    np.stack([((_YX**2).sum(0) % outer) < outer * 0.7 for outer in np.linspace(0.1, 0.5, 64)])
 )
 _ENTRY = "from vesearch.cli.main import main; main()"
 _QUESTION = """

@@ -28,7 +28,7 @@ from vesearch.question import Numbered, Question, Stored, Where
 from vesearch.records import Match
 from vesearch.search import Searcher
 from vesearch.stages import forget
-from vesearch.store import builds
+from vesearch.store import builds, snapshot
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import RANKS
 from vesearch.store.shards import Store
@@ -348,10 +348,10 @@ def test_a_question_lists_no_folder_and_opens_what_it_is_about(
         return [str(path.relative_to(store)) for path in found]
 
     cost("a.png")
-    tables = [f"{kind}/00000{{}}.h5" for kind in ("entities", "embeddings")]
-    assert set(cost("a.png")) == {"generation", *(table.format(0) for table in tables)}
+    # its embedding is not read: the index has the vector
+    assert set(cost("a.png")) == {"generation", "entities/000000.h5"}
     first = cost("g.png")
-    assert set(first) == {"generation", *(table.format(2) for table in tables)}
+    assert set(first) == {"generation", "entities/000002.h5"}
     assert len(first) <= 6  # the count, at last too; the end of each table, and all of it
     searcher = Searcher(config)
     question = replace(about(photos / "a.png"), masks=False, top=50)
@@ -545,3 +545,18 @@ def test_an_entity_of_a_photo_that_changed_is_not_drawn_on_it(
     refused = run_query(config, "--id", entity_id, "--out", tmp_path / "out.png")
     assert refused.exit_code == 1 and not (tmp_path / "out.png").exists()
     assert "b.png is another photo" in refused.output and "run: vesearch ingest" in refused.output
+
+
+def test_masks_of_a_large_store_are_read_one_by_one(
+    photos: Path, config: Config, no_model: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Searcher(config).answer(about(photos / "a.png"))
+    monkeypatch.setattr(snapshot, "_TABLES_KEPT", 1)
+    parts = Searcher(config).answer(about(photos / "a.png"))
+    assert [m.mask for m in parts.matches] == [m.mask for m in whole.matches]
+    assert [m.mask_size_hw for m in parts.matches] == [m.mask_size_hw for m in whole.matches]
+    assert all(m.mask for m in parts.matches)
+    opened = Searcher(config)._snapshots.current()
+    assert opened.mask_of(999 * 1000) == (b"", (0, 0))  # no such image, and no such entity
+    assert opened.mask_of(whole.matches[0].entity_id + 900) == (b"", (0, 0))
+    assert opened.mask_of(10**12) == (b"", (0, 0))  # no such table

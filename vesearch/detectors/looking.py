@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from vesearch.detectors.segmenter_network import SegmenterNetwork
 
-_VERSION = "parts-1"  # change it whenever the same weights may make other parts
+_VERSION = "parts-2"  # change it whenever the same weights may make other parts
 STRIDES = (8, 16, 32, 64)
 ANCHORS = tuple((stride * 4, stride * 6) for stride in STRIDES)  # px
 RATIOS = (0.5, 1.0, 2.0)
@@ -37,6 +37,7 @@ _ANCHOR_STEPS, _FIRST_STEPS, SECOND_STEPS = (
     (20.0, 20.0, 10.0, 10.0),
 )
 _SIDE = 28  # of a mask
+_CHANNELS = 128  # of the maps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,11 +87,11 @@ class Looking:
         A box of every proposal that may be a thing: what is the same again is not told apart yet.
         """
         found = _proposed(view)
-        sure, deltas = _judged(self._first, view, found)
+        sure, deltas = _judged(self._small, self._first, view, found)
         found = boxes.moved(found, deltas, _FIRST_STEPS, view.size_hw)
         worth = np.argsort(-sure, kind="stable")[:_REFINED]
         found, sure = found[worth], sure[worth]
-        surer, deltas, fit = _judged(self._second, view, found)
+        surer, deltas, fit = _judged(self._small, self._second, view, found)
         found = boxes.moved(found, deltas, SECOND_STEPS, view.size_hw)
         # as much by how well the box fits as by how sure it is that there is something
         return found, np.sqrt((sure + surer) / 2 * fit)
@@ -99,7 +100,7 @@ class Looking:
         """Return (m, 28, 28) probabilities of being inside the thing of each (m, 4) box."""
         if not len(found):
             return np.zeros((0, _SIDE, _SIDE), np.float32)
-        return _judged(self._masks, view, found)[0]
+        return _judged(self._large, self._masks, view, found)[0]
 
     @cached_property
     def _network(self) -> Any:
@@ -111,15 +112,23 @@ class Looking:
 
     @cached_property
     def _first(self) -> Network:
-        return self._ready("first", _example)
+        return self._ready("First", lambda: (np.zeros((3, _CHANNELS, 7, 7), np.float32),))
 
     @cached_property
     def _second(self) -> Network:
-        return self._ready("second", _example)
+        return self._ready("Second", lambda: (np.zeros((3, _CHANNELS, 7, 7), np.float32),))
 
     @cached_property
     def _masks(self) -> Network:
-        return self._ready("masks", _example)
+        return self._ready("Masks", lambda: (np.zeros((3, _CHANNELS, 14, 14), np.float32),))
+
+    @cached_property
+    def _small(self) -> Network:
+        return self._cutting(7, 2)
+
+    @cached_property
+    def _large(self) -> Network:
+        return self._cutting(14, 1)
 
     def _ready(self, part: str, examples: Callable[[], Examples]) -> Network:
         def make() -> torch.nn.Module:
@@ -128,13 +137,25 @@ class Looking:
             made: torch.nn.Module = getattr(segmenter_parts, part)(self._network)
             return made.eval()
 
-        source = Source(version_digest(_VERSION, part, self._digest), make, examples)
-        return engines.ready(source, self._how)
+        # rounded maps would make other boxes: 0.5 points of AP lower in docs/engines.md
+        how = self._how if part != "Looking" else replace(self._how, bfloat16=False)
+        return engines.ready(
+            Source(version_digest(_VERSION, part, self._digest), make, examples), how
+        )
+
+    def _cutting(self, size: int, samples: int) -> Network:
+        def make() -> torch.nn.Module:
+            from vesearch.detectors.segmenter_parts import Cutting
+
+            return Cutting(size, samples)
+
+        source = Source(version_digest(_VERSION, f"cutting {size} {samples}"), make, _example)
+        return engines.ready(source, replace(self._how, bfloat16=False))
 
 
 def _example() -> Examples:
-    """Return maps of an image of 256 x 320 px, and a box of each."""
-    maps = [np.zeros((1, 128, 320 // s, 256 // s), np.float32) for s in STRIDES[:_MAPS]]
+    """Return maps of an image of 256 x 320 px, and boxes of each."""
+    maps = [np.zeros((1, _CHANNELS, 320 // s, 256 // s), np.float32) for s in STRIDES[:_MAPS]]
     rows = [np.array([[0, 0, 0, 64, 64]] * (i + 2), np.float32) for i in range(_MAPS)]
     return *maps, *rows
 
@@ -172,8 +193,8 @@ def _anchors(size_hw: tuple[int, int]) -> list[Float32]:
     return boxes.anchors(size_hw, grids, ANCHORS, RATIOS)
 
 
-def _judged(head: Network, view: View, found: Float32) -> tuple[Float32, ...]:
-    """Return what a head says of (m, 4) boxes of one image."""
+def _judged(cutting: Network, head: Network, view: View, found: Float32) -> tuple[Float32, ...]:
+    """Return what a head says of what is cut out for (m, 4) boxes of one image."""
     level = boxes.levels(found, STRIDES[:_MAPS])
     rows = [np.flatnonzero(level == i) for i in range(_MAPS)]
     # one more of each, of nothing: an engine need not know what no box is
@@ -184,4 +205,4 @@ def _judged(head: Network, view: View, found: Float32) -> tuple[Float32, ...]:
     order = np.empty(len(found), np.int64)
     for begin, own in zip(begins, rows, strict=True):
         order[own] = begin + np.arange(len(own))
-    return tuple(engines.array(one)[order] for one in head(*view.maps, *given))
+    return tuple(engines.array(one)[order] for one in head(*cutting(*view.maps, *given)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 from torchvision.ops import roi_align
@@ -32,56 +30,59 @@ class Looking(nn.Module):
         return *maps[:3], flat, moves
 
 
-class Judging(nn.Module):
-    """What a head says of boxes, (n, 5) for each map, the first column being 0."""
+class Cutting(nn.Module):
+    """RoIAlign of boxes, (n, 5) for each map, the first column being 0.
 
-    def __init__(
-        self,
-        head: Callable[..., tuple[torch.Tensor, ...]],
-        size: int,
-        samples: int,
-        *parts: nn.Module,
-    ) -> None:
+    Never in bfloat16: of a place in hundreds of pixels it keeps no whole ones.
+    """
+
+    def __init__(self, size: int, samples: int) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(parts)
-        self._head, self._size, self._samples = head, size, samples
+        self._size, self._samples = size, samples
 
     def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return what the head does, of the boxes of the first map, then the second, the third."""
+        """Return (n, c, size, size) of the boxes of the first map, then the second, the third."""
         maps, boxes = given[:3], given[3:]
         cut = [
             roi_align(own, rows, self._size, 1 / stride, self._samples)
             for own, rows, stride in zip(maps, boxes, STRIDES, strict=False)
         ]
-        return self._head(torch.cat(cut))
+        return (torch.cat(cut),)
 
 
-def first(network: SegmenterNetwork) -> Judging:
-    """Return the first box head: how sure (n,), and (n, 4) deltas."""
-    heads = network.roi_heads
+class First(nn.Module):
+    """The first box head, of (n, c, 7, 7): how sure (n,), and (n, 4) deltas."""
 
-    def head(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        classes, deltas = heads.box_predictor(heads.box_head(x))
+    def __init__(self, network: SegmenterNetwork) -> None:
+        super().__init__()
+        self.head, self.predictor = network.roi_heads.box_head, network.roi_heads.box_predictor
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return what the class says."""
+        classes, deltas = self.predictor(self.head(x))
         return classes.softmax(1)[:, 1], deltas[:, 4:]
 
-    return Judging(head, 7, 2, heads.box_head, heads.box_predictor)
 
+class Second(nn.Module):
+    """The second one: the same, and how well the box fits, (n,)."""
 
-def second(network: SegmenterNetwork) -> Judging:
-    """Return the second one: the same, and how well the box fits, (n,)."""
+    def __init__(self, network: SegmenterNetwork) -> None:
+        super().__init__()
+        self.refiner = network.refiner
 
-    def head(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        classes, deltas, overlap = network.refiner(x)
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return what the class says."""
+        classes, deltas, overlap = self.refiner(x)
         return classes.softmax(1)[:, 1], deltas[:, 4:], overlap.sigmoid()
 
-    return Judging(head, 7, 2, network.refiner)
 
+class Masks(nn.Module):
+    """The mask head: (n, 28, 28) probabilities of being inside, of (n, c, 14, 14)."""
 
-def masks(network: SegmenterNetwork) -> Judging:
-    """Return the mask head: (n, 28, 28) probabilities of being inside."""
-    heads = network.roi_heads
+    def __init__(self, network: SegmenterNetwork) -> None:
+        super().__init__()
+        self.head, self.predictor = network.roi_heads.mask_head, network.roi_heads.mask_predictor
 
-    def head(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (heads.mask_predictor(heads.mask_head(x))[:, 1].sigmoid(),)
-
-    return Judging(head, 14, 1, heads.mask_head, heads.mask_predictor)
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return what the class says."""
+        return (self.predictor(self.head(x))[:, 1].sigmoid(),)

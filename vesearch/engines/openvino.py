@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,13 +23,11 @@ from vesearch.weights import zoo
 log = logging.getLogger(__name__)
 
 _VERSION = "openvino-1"  # change it whenever the same module may be converted in another way
-_MODEL, _WEIGHTS = "network.xml", "network.bin"
+_MODEL = "network.xml"  # beside it are the weights
 
 
 def ready(source: Source, how: How) -> _Network:
     """Return the network, compiled for this processor."""
-    import openvino
-
     threads = cores()
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if how.bfloat16 else "f32",
@@ -39,7 +36,24 @@ def ready(source: Source, how: How) -> _Network:
         "NUM_STREAMS": min(how.at_once, threads),
         "ENABLE_CPU_PINNING": False,  # other networks, and other programs, run meanwhile
     }
-    return _Network(_core().compile_model(_converted(source, openvino), "CPU", settings))
+    kept = zoo.cache() / "openvino" / _name(source)
+    if kept.is_dir():
+        try:
+            return _compiled(kept, settings)
+        except RuntimeError:  # cut short, or of nobody knows what: it is made anew
+            log.warning("%s cannot be read; it is made anew", kept)
+            remove(kept)
+    model = _converted(source)
+    try:
+        with atomic_folder(kept) as part:
+            _save(model, part)
+        # read back: what is converted and not read rounds otherwise
+        return _compiled(kept, settings)
+    except OSError as err:  # a home that cannot be written to: it is converted each time
+        log.debug("%s cannot be written: %s", kept, err)
+    with TemporaryDirectory() as place:
+        _save(model, Path(place))
+        return _compiled(Path(place), settings | {"ENABLE_MMAP": False})
 
 
 def has_bfloat16() -> bool:
@@ -63,36 +77,38 @@ class _Network:
         return tuple(found.values())
 
 
-def _converted(source: Source, openvino: Any) -> Any:
-    """Return the network as OpenVINO has it: from the cache, or converted now."""
-    made_with = version_digest(_VERSION, source.digest, openvino.__version__)
-    kept = zoo.cache() / "openvino" / made_with[:24]
-    if kept.is_dir():
-        try:
-            return _read(kept)
-        except (RuntimeError, OSError):  # cut short, or of nobody knows what: it is made anew
-            log.warning("%s cannot be read; it is made anew", kept)
-            remove(kept)
+def _name(source: Source) -> str:
+    """Return the name by which a network is kept."""
+    import openvino
+
+    return version_digest(_VERSION, source.digest, openvino.__version__)
+
+
+def _compiled(folder: Path, settings: dict[str, Any]) -> _Network:
+    """Compile what is kept in a folder; there it is kept, too: the next time takes a quarter."""
+    settings = settings | {"CACHE_DIR": str(folder)}
+    return _Network(_core().compile_model(folder / _MODEL, "CPU", settings))
+
+
+def _converted(source: Source) -> Any:
+    """Convert a module, which takes torch and a second or two.
+
+    Not by openvino.convert_model, which sends its maker word of each use.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")  # of tracing: that sides are taken for constants
-        module = source.make()
-        model = openvino.convert_model(module, example_input=_tensors(source))
-    with ExitStack() as stack:
-        try:
-            with atomic_folder(kept) as part:
-                openvino.save_model(model, part / _MODEL, compress_to_fp16=False)
-        except OSError as err:  # a home that cannot be written to: it is converted each time
-            log.debug("%s cannot be written: %s", kept, err)
-            kept = Path(stack.enter_context(TemporaryDirectory()))
-            openvino.save_model(model, kept / _MODEL, compress_to_fp16=False)
-        # as it will be read the next time: what is converted and not read rounds otherwise
-        return _read(kept)
+        decoder = TorchScriptPythonDecoder(source.make(), example_input=_tensors(source))
+        converter = FrontEndManager().load_by_framework("pytorch")
+        return converter.convert(converter.load(decoder))
 
 
-def _read(folder: Path) -> Any:
-    # not mapped: the folder may be a temporary one, or be made anew by another process
-    description, weights = (folder / _MODEL).read_bytes(), (folder / _WEIGHTS).read_bytes()
-    return _core().read_model(description, weights)
+def _save(model: Any, folder: Path) -> None:
+    import openvino
+
+    openvino.save_model(model, folder / _MODEL, compress_to_fp16=False)
 
 
 def _tensors(source: Source) -> Any:

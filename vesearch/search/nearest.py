@@ -23,13 +23,10 @@ _FILTERED = 4000  # nearest entities that are tried before all that a filter let
 _UNWANTED = 0.35  # what is not wanted counts so much of what is; see docs/retrieval.md
 
 
-def vector_of(
-    wanted: Sequence[Float32], unwanted: Sequence[Float32], snapshot: Snapshot
-) -> Float32:
-    """Return the (1, k) vector of examples' embeddings, (1, dim) each."""
-    project = snapshot.build.projection.project
-    away = project(np.concatenate(unwanted)) if unwanted else np.zeros((0, 1), np.float32)
-    return refined(project(np.concatenate(wanted)), away)
+def vector_of(wanted: Sequence[Float32], unwanted: Sequence[Float32]) -> Float32:
+    """Return the (1, k) vector to look for, of examples' vectors, (1, k) each."""
+    away = np.concatenate(unwanted) if unwanted else np.zeros((0, 1), np.float32)
+    return refined(np.concatenate(wanted), away)
 
 
 def refined(wanted: Float32, unwanted: Float32, weight: float = _UNWANTED) -> Float32:

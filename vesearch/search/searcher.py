@@ -37,7 +37,7 @@ from vesearch.search.filters import Filter
 from vesearch.search.matches import found_at, matches_of, stored_photo
 from vesearch.search.nearest import nearest, vector_of
 from vesearch.search.together import nearest_together
-from vesearch.store.rows import EntityRows
+from vesearch.store.rows import RANKS, EntityRows
 from vesearch.store.snapshot import Snapshot, Snapshots
 
 _TRIES = 10
@@ -95,7 +95,7 @@ class Searcher:
         negatives = [self._shown(e, snapshot, photos, clock) for e in question.negatives]
         with clock.takes("embed"):
             wanted, unwanted = (
-                [self._embedding(seen, number, snapshot) for seen, number in examples]
+                [self._vector(seen, number, snapshot) for seen, number in examples]
                 for examples in (positives, negatives)
             )
         own = {seen.image_id for seen, _ in positives if seen.image_id is not None}
@@ -122,13 +122,13 @@ class Searcher:
         own: set[int],
         question: Question,
     ) -> tuple[Match, ...]:
-        """Return what is shown for embeddings, (1, dim) each."""
+        """Return what is shown for vectors, (1, k) each."""
         lets = Filter(snapshot, question.where, question.unwanted_ids)
         if question.mode == "all" and len(wanted) > 1:
-            vectors = np.concatenate([vector_of([one], unwanted, snapshot) for one in wanted])
+            vectors = np.concatenate([vector_of([one], unwanted) for one in wanted])
             found = nearest_together(snapshot, vectors, own, lets, question)
         else:
-            found = nearest(snapshot, vector_of(wanted, unwanted, snapshot), own, lets, question)
+            found = nearest(snapshot, vector_of(wanted, unwanted), own, lets, question)
         return matches_of(snapshot, found, question, self.job.config.images)
 
     def _explained(
@@ -226,16 +226,23 @@ class Searcher:
         assert isinstance(data, bytes)
         return catalog.image_of(digest_of(data))
 
-    def _embedding(self, seen: Seen, number: int, snapshot: Snapshot) -> Float32:
-        """Return the (1, dim) embedding of a photo's entity: the store's, or else made now."""
+    def _vector(self, seen: Seen, number: int, snapshot: Snapshot) -> Float32:
+        """Return the (1, k) vector of a photo's entity: the index's, the store's, or made now."""
+        project = snapshot.build.projection.project
         if seen.image_id is not None and seen.frame is None:
+            # of a shard's embeddings only all can be read
+            own = np.array([seen.image_id * RANKS + number - 1])
+            indexed = snapshot.build.index.vectors(own)
+            if indexed.any():
+                return indexed
             stored = snapshot.embeddings_of(seen.image_id)
             if stored is not None and stored[number - 1 : number].any():
-                return stored[number - 1 : number]
+                return project(stored[number - 1 : number])
         self.job.open_for_reading()
         frame, entity = self._frame_of(seen), seen.entities.take([number - 1])
         with self._models:
-            return embed_entities(self.job.embedder, frame, entity, self.job.config.crop)
+            made = embed_entities(self.job.embedder, frame, entity, self.job.config.crop)
+        return project(made)
 
     def _made_with(self) -> dict[str, str]:
         """Return the fingerprints of the store's tables; refuse a store of other settings."""

@@ -7,7 +7,7 @@ import re
 import secrets
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -195,6 +195,10 @@ class Store:
         if flaw is not None:
             raise StoreDamagedError(f"{path} {flaw}; {REPAIR}")
         return rows
+
+    def parts(self, kind: str, shard: int) -> AbstractContextManager[sealed.Parts]:
+        """Open one shard's table, to read some of its rows. Raises like read."""
+        return sealed.parts(self.shard_path(kind, shard))
 
     def tail(self, kind: str, shard: int) -> Tail:
         """Return what stands at a table's end: fingerprint, counts of rows, and what it looks like.

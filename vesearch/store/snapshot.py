@@ -160,12 +160,36 @@ class Snapshot:
     def mask_of(self, entity_id: int) -> tuple[bytes, tuple[int, int]]:
         """Return an entity's mask as COCO run lengths, and its (h, w); b"" where it is gone."""
         image_id, rank = divmod(entity_id, RANKS)
-        shard = self._shard(image_id // STRIDE)
+        number = image_id // STRIDE
+        if not self._is_small and number not in self._shards:
+            return self._mask_in(number, image_id, rank)
+        shard = self._shard(number)
         row = shard.images.get(image_id)
         if row is None or rank >= shard.rows.counts[row]:
             return b"", (0, 0)
         height, width = shard.rows.mask_sizes_hw[row].tolist()
         return shard.rows.masks[int(shard.starts[row]) + rank], (height, width)
+
+    @cached_property
+    def _is_small(self) -> bool:
+        """Whether all tables may be kept: then each is read once, and whole."""
+        return len(self.catalog.shards()) <= _TABLES_KEPT
+
+    def _mask_in(self, shard: int, image_id: int, rank: int) -> tuple[bytes, tuple[int, int]]:
+        """Return the same of a table of which nothing else is read."""
+        try:
+            with self.store.parts(EntityRows.KIND, shard) as parts:
+                found = np.flatnonzero(parts.rows("image_ids") == image_id)
+                counts = parts.rows("counts")
+                if not len(found) or rank >= counts[found[0]]:
+                    return b"", (0, 0)
+                row = int(found[0])
+                height, width = parts.rows("mask_sizes_hw", row, row + 1)[0].tolist()
+                return parts.blob("masks", int(counts[:row].sum()) + rank), (height, width)
+        except StoreMissingError:
+            if Catalog.of(self.store).lives_in(shard):
+                raise
+            return b"", (0, 0)
 
     def embeddings_of(self, image_id: int) -> Float32 | None:
         """Return the stored (n, dim) embeddings of an image's entities, in their order.
