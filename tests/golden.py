@@ -53,8 +53,9 @@ def one_thread() -> Iterator[None]:
 
 
 def config(folder: Path) -> Config:
-    """Return the defaults; the precision is not left to the processor."""
-    settings = ("run.device=cpu", "embed.precision=float32", f"run.store={folder / 'store'}")
+    """Return the defaults; engine and precision are not left to the machine."""
+    settings = ("run.device=cpu", "run.engine=torch", f"run.store={folder / 'store'}")
+    settings += ("detect.precision=float32", "embed.precision=float32")
     return load_config(overrides=settings)
 
 

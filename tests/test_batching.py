@@ -20,22 +20,22 @@ from vesearch.records import UInt8
 
 def test_a_gpu_gets_those_of_one_shape_together_and_a_cpu_one_at_a_time() -> None:
     shapes = [(3, 4), (5, 6), (3, 4), (3, 4)]
-    assert list(batches(shapes, "cuda:0")) == [[0, 2, 3], [1]]
-    assert list(batches(shapes, "cpu")) == [[0], [1], [2], [3]]
-    assert list(batches([], "cuda")) == list(batches([], "cpu")) == []
+    assert list(batches(shapes, on_cpu=False)) == [[0, 2, 3], [1]]
+    assert list(batches(shapes, on_cpu=True)) == [[0], [1], [2], [3]]
+    assert list(batches([], on_cpu=False)) == list(batches([], on_cpu=True)) == []
 
 
 def _together(monkeypatch: pytest.MonkeyPatch, images: list[UInt8]) -> tuple[list[Any], list[int]]:
     """Detect as on a GPU, on the CPU; return the entities, and how large the batches were."""
     sizes: list[int] = []
 
-    def as_on_a_gpu(shapes: Any, device: str) -> Any:
-        for group in batches(shapes, "cuda"):
+    def as_on_a_gpu(shapes: Any, *, on_cpu: bool) -> Any:
+        for group in batches(shapes, on_cpu=False):
             sizes.append(len(group))
             yield group
 
     monkeypatch.setattr(segmenter, "batches", as_on_a_gpu)
-    return Segmenter().detect(images), sizes
+    return Segmenter(engine="torch").detect(images), sizes
 
 
 def test_photos_of_many_sizes_share_a_batch_once_they_are_shrunk(
@@ -45,7 +45,7 @@ def test_photos_of_many_sizes_share_a_batch_once_they_are_shrunk(
     photos = [read_frame(photo(n), ImageSettings()).pixels for n in SCIKIT_IMAGE + SCIKIT_LEARN]
     photos += [shrink(pixels, side) for pixels in photos for side in (300, 500, 501)]
     assert len({pixels.shape for pixels in photos}) > 12
-    alone = Segmenter().detect(photos)
+    alone = Segmenter(engine="torch").detect(photos)
     together, sizes = _together(monkeypatch, photos)
     assert sum(sizes) == len(photos) and len(sizes) <= 5 and max(sizes) >= 8
     for one, other in zip(alone, together, strict=True):

@@ -40,6 +40,7 @@ def test_the_doctor_looks_at_everything(findings: dict[str, doctor.Finding]) -> 
         for name in registry.names():
             key = f"{registry.kind} builtin" if name == "builtin" else name
             assert findings[key].kind == registry.kind
+    assert findings["openvino"].kind == "software" and "float" in findings["openvino"].facts
     assert findings["torch"].kind == "software" and "Python 3." in findings["torch"].facts
     assert any(finding.kind == "device" for finding in findings.values())
 

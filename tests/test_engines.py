@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from vesearch.masks import decode
 from vesearch.networks import devices
 from vesearch.networks.architecture import Architecture
 from vesearch.records import UInt8
+from vesearch.system import threads
 from vesearch.weights import zoo
 
 PHOTOS = ("chelsea.png", "coffee.png", "china.jpg")
@@ -191,12 +193,12 @@ def test_the_engine_is_the_faster_one_that_is_there(monkeypatch: pytest.MonkeyPa
 
 def test_threads_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    own = openvino._threads()
+    own = threads.cores()
     assert own == (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count())
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert openvino._threads() == 1
+    assert threads.cores() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "1000")
-    assert openvino._threads() == own
+    assert threads.cores() == own
 
 
 def test_a_machine_without_a_gpu_is_known_without_torch() -> None:
@@ -208,3 +210,40 @@ def test_a_machine_without_a_gpu_is_known_without_torch() -> None:
     if not any(map(Path.exists, devices._GPUS)) and sys.platform == "linux":
         assert done.stdout.split() == ["True", "True", "False"]
     assert zoo.cache().name == "vesearch"
+
+
+def test_what_openvino_cannot_run_torch_does(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = Lite0(engine="torch", precision="float32").embed(crops())
+
+    def unknown(*_: object, **__: object) -> None:
+        raise RuntimeError("no operation of that name\nand more")
+
+    monkeypatch.setattr("openvino.save_model", lambda *_, **__: None)
+    monkeypatch.setattr("openvino.frontend.pytorch.ts_decoder.TorchScriptPythonDecoder", unknown)
+    found = Lite0(engine="openvino", precision="float32").embed(crops())
+    assert least_cosine(expected, found) > 0.999999
+    assert "cannot convert this network: no operation of that name" in caplog.text
+    assert "torch runs it" in caplog.text
+    assert not kept.exists()
+
+
+def test_other_numbers_are_noticed() -> None:
+    right = [np.arange(1, 5, dtype=np.float32), np.zeros(3, np.float32)]
+    openvino._compare(tuple(right), right, least=0.9999)
+    for wrong in (right[0][::-1], np.full(4, np.nan, np.float32)):
+        with pytest.raises(engines.UnfitError, match="makes other numbers of this network"):
+            openvino._compare((wrong, right[1]), right, least=0.9999)
+
+
+def test_several_threads_may_look_at_once(kept: Path) -> None:
+    """As an ingest does: the networks are made once, and each gets its own answer."""
+    pixels = [pixels_of(name) for name in PHOTOS]
+    alone = Segmenter(engine="openvino")
+    expected = [alone.detect([one])[0].masks for one in pixels]
+    shared = Segmenter(engine="openvino", at_once=2)
+    assert (shared.at_once, Segmenter(engine="torch", at_once=2).at_once) == (2, 1)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda one: shared.detect([one])[0].masks, pixels * 2))
+    assert found == expected * 2

@@ -174,8 +174,8 @@ def shifted(patch: pytest.MonkeyPatch) -> None:
 
 def unscaled(patch: pytest.MonkeyPatch) -> None:
     """Pixels from 0 to 1, not from -1 to 1, for the network."""
-    to_input = lite0.to_input
-    patch.setattr(lite0, "to_input", lambda *given: (to_input(*given) + 1) / 2)
+    scaled = lite0.scaled
+    patch.setattr(lite0, "scaled", lambda pixels: (scaled(pixels) + 1) / 2)
 
 
 @pytest.mark.parametrize("fault", [swapped, shifted, unscaled])

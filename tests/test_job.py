@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from vesearch import job
+from vesearch import engines, job
+from vesearch.config import load_config
 from vesearch.embedders.builtin import Lite0
 from vesearch.errors import ConfigError, StoreMismatchError
 from vesearch.job import Job, configure
-from vesearch.networks import devices
 from vesearch.registry import Registry
 
 
@@ -126,10 +126,10 @@ def fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether this machine is one where bfloat16 is faster; tests move from one to another."""
     answer = [False]
 
-    def use(precision: str, device: str) -> bool:
-        return answer[0] if precision == "auto" else precision == "bfloat16"
+    def chosen(asked: str, engine: str, device: str) -> str:
+        return asked if asked != "auto" else "bfloat16" if answer[0] else "float32"
 
-    monkeypatch.setattr(devices, "use_bfloat16", use)
+    monkeypatch.setattr(engines, "precision", chosen)
     return answer
 
 
@@ -150,6 +150,30 @@ def test_a_store_keeps_its_precision_on_another_machine(
     other = "float32" if first else "bfloat16"
     with pytest.raises(StoreMismatchError, match=f"embed.precision={made_in}, not {other}"):
         _job(tmp_path / "store", f"embed.precision={other}").open_for_reading()
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["float32", "bfloat16"])
+def test_so_it_is_with_the_detectors(
+    tmp_path: Path, fast_bfloat16: list[bool], first: bool
+) -> None:
+    """Of float32 nothing is recorded: stores of earlier versions are of that."""
+    fast_bfloat16[0] = first
+    _make(tmp_path / "store", "detect.detector=builtin")
+    made_in = "bfloat16" if first else "float32"
+    known = json.loads((tmp_path / "store" / "store.json").read_text())["settings"]
+    assert known.get("detect.precision", "float32") == made_in
+    fast_bfloat16[0] = not first
+    moved = _job(tmp_path / "store", "detect.detector=builtin")
+    moved.open_for_reading()
+    assert moved.detector.computes_in == made_in
+    assert moved.resolved().detect.precision == made_in
+    assert moved.fingerprints == moved.recorded_fingerprints()
+    plain = Job(load_config(flags={"run.store": str(tmp_path / "store")}))  # as Python's users do
+    assert plain.detector.computes_in == made_in
+    other = "float32" if first else "bfloat16"
+    with pytest.raises(StoreMismatchError, match=r"detect\.precision="):
+        asked = ("detect.detector=builtin", f"detect.precision={other}")
+        _job(tmp_path / "store", *asked).open_for_reading()
 
 
 def test_a_store_of_an_earlier_version_tells_no_precision_and_is_used_as_before(

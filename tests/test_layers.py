@@ -79,7 +79,7 @@ MAY = {
         "stages",
     }
     | {"training", *_JOB},
-    "models": {"config", "detectors", "embedders", "indexes", *_MODELS, *_BASE} - {"engines"},
+    "models": {"config", "detectors", "embedders", "indexes", *_MODELS, *_BASE},
 }
 MAY["web"] = {"care", "confidence", "groups", "masks", "networks", "photos", "question", "search"}
 MAY["web"] |= _JOB

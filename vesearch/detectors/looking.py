@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -74,6 +75,12 @@ class Looking:
         self._make = make
         self._digest = digest
         self._how = how
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Make all parts ready; the first of several threads does so, and the others wait."""
+        with self._lock:
+            _ = (self._looking, self._small, self._first, self._second, self._large, self._masks)
 
     def look(self, pixels: UInt8) -> View:
         """Look at (n, h, w, 3) images, whose sides are multiples of 32."""
@@ -108,19 +115,21 @@ class Looking:
 
     @cached_property
     def _looking(self) -> Network:
-        return self._ready("Looking", lambda: (np.zeros((1, 320, 256, 3), np.uint8),))
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (1, 320, 256, 3), np.uint8)
+        return self._ready("Looking", lambda: (pixels,))
 
     @cached_property
     def _first(self) -> Network:
-        return self._ready("First", lambda: (np.zeros((3, _CHANNELS, 7, 7), np.float32),))
+        return self._ready("First", lambda: (_noise(3, _CHANNELS, 7, 7),))
 
     @cached_property
     def _second(self) -> Network:
-        return self._ready("Second", lambda: (np.zeros((3, _CHANNELS, 7, 7), np.float32),))
+        return self._ready("Second", lambda: (_noise(3, _CHANNELS, 7, 7),))
 
     @cached_property
     def _masks(self) -> Network:
-        return self._ready("Masks", lambda: (np.zeros((3, _CHANNELS, 14, 14), np.float32),))
+        return self._ready("Masks", lambda: (_noise(3, _CHANNELS, 14, 14),))
 
     @cached_property
     def _small(self) -> Network:
@@ -155,9 +164,13 @@ class Looking:
 
 def _example() -> Examples:
     """Return maps of an image of 256 x 320 px, and boxes of each."""
-    maps = [np.zeros((1, _CHANNELS, 320 // s, 256 // s), np.float32) for s in STRIDES[:_MAPS]]
+    maps = [_noise(1, _CHANNELS, 320 // stride, 256 // stride) for stride in STRIDES[:_MAPS]]
     rows = [np.array([[0, 0, 0, 64, 64]] * (i + 2), np.float32) for i in range(_MAPS)]
     return *maps, *rows
+
+
+def _noise(*shape: int) -> Float32:
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
 def _proposed(view: View) -> Float32:

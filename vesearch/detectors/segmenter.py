@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,6 +63,7 @@ class Segmenter:
         self.precision = precision
         self.engine = engine
         self._threads = at_once
+        self._lock = threading.Lock()
         self.device = device
 
     @property
@@ -80,6 +82,9 @@ class Segmenter:
         Raises ModelError for weights that do not fit.
         """
         self.selection.check_labels(None)
+        with self._lock:
+            looking = self._looking
+        looking.prepare()
         found: dict[int, Entities] = {}
         with one_for_products():  # else the network's own threads took twice as long
             small = [
@@ -89,7 +94,7 @@ class Segmenter:
             shapes = [tuple(one.shape for one in scales) for scales in small]
             for group in batches(shapes, on_cpu=devices.is_cpu(self.device)):
                 scales = zip(*(small[i] for i in group), strict=True)
-                views = [self._looking.look(np.stack(same)) for same in scales]
+                views = [looking.look(np.stack(same)) for same in scales]
                 for row, i in enumerate(group):
                     own = [view.row(row) for view in views]
                     seen = _Seen(small[i][-1], engines.array(own[-1].maps[1])[0])

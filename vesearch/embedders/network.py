@@ -144,7 +144,8 @@ class NetworkEmbedder(ABC):
         return Both(self._stem(), self._rest())
 
     def _example(self, side: int) -> UInt8:
-        return self._prepared(np.zeros((2, side, side, 3), np.uint8))
+        noise = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
+        return self._prepared(noise)
 
     def _maps(self, crops: UInt8) -> Float32:
         """Return what the stem makes of crops."""

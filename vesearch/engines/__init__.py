@@ -6,6 +6,7 @@ What a network is, and what is made of its outputs, is not known here.
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vesearch.errors import ConfigError, MissingPackageError
+from vesearch.errors import ConfigError, MissingPackageError, VesearchError
 from vesearch.networks import devices
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 ENGINES = ("auto", "torch", "openvino")
 
@@ -32,7 +35,7 @@ class Source:
 
     digest: stands for its weights and its code. make: returns the module, in eval mode, whose
     inputs are tensors and whose output is a tuple of them. examples: returns inputs to trace it
-    with; every side of them may be another one later.
+    with, and to compare engines on; every side of them may be another one later.
     """
 
     digest: str
@@ -52,6 +55,10 @@ class How:
     device: str
     bfloat16: bool = False
     at_once: int = 1
+
+
+class UnfitError(VesearchError):
+    """An engine cannot run a network, or makes other numbers of it."""
 
 
 class Network(Protocol):
@@ -84,8 +91,16 @@ def choose(engine: str, device: str) -> str:
 
 
 def ready(source: Source, how: How) -> Network:
-    """Return a network that an engine runs."""
-    adapter = importlib.import_module(f"vesearch.engines.{_ADAPTERS[how.engine]}")
+    """Return a network that an engine runs; torch does where another one cannot, and it is told."""
+    try:
+        return _run_by(how.engine, source, how)
+    except UnfitError as err:
+        log.warning("%s; torch runs it", err)
+        return _run_by("torch", source, how)
+
+
+def _run_by(engine: str, source: Source, how: How) -> Network:
+    adapter = importlib.import_module(f"vesearch.engines.{_ADAPTERS[engine]}")
     made: Network = adapter.ready(source, how)
     return made
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,21 +15,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vesearch.engines import Array, How, Source
+import vesearch
+from vesearch.engines import Array, Examples, How, Source, UnfitError
 from vesearch.system.digests import version_digest
 from vesearch.system.files import atomic_folder, remove
+from vesearch.system.printable import one_line
 from vesearch.system.quiet import quiet
 from vesearch.system.threads import cores
 from vesearch.weights import zoo
 
 log = logging.getLogger(__name__)
 
+_ONE = threading.RLock()
 _VERSION = "openvino-1"  # change it whenever the same module may be converted in another way
-_MODEL = "network.xml"  # beside it are the weights
+_MODEL, _WEIGHTS = "network.xml", "network.bin"
 
 
 def ready(source: Source, how: How) -> _Network:
     """Return the network, compiled for this processor."""
+    with _ONE:  # two threads may want the same network
+        return _ready(source, how)
+
+
+def _ready(source: Source, how: How) -> _Network:
     threads = cores()
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if how.bfloat16 else "f32",
@@ -43,17 +53,19 @@ def ready(source: Source, how: How) -> _Network:
         except RuntimeError:  # cut short, or of nobody knows what: it is made anew
             log.warning("%s cannot be read; it is made anew", kept)
             remove(kept)
-    model = _converted(source)
-    try:
-        with atomic_folder(kept) as part:
-            _save(model, part)
-        # read back: what is converted and not read rounds otherwise
-        return _compiled(kept, settings)
-    except OSError as err:  # a home that cannot be written to: it is converted each time
-        log.debug("%s cannot be written: %s", kept, err)
+    examples = source.examples()
     with TemporaryDirectory() as place:
-        _save(model, Path(place))
-        return _compiled(Path(place), settings | {"ENABLE_MMAP": False})
+        expected = _convert(source, examples, Path(place))
+        # read back: what is converted and not read rounds otherwise
+        network = _compiled(Path(place), settings | {"ENABLE_MMAP": False})
+        _compare(network(*examples), expected, least=0.99 if how.bfloat16 else 0.9999)
+        try:
+            with atomic_folder(kept) as part:
+                for file in (_MODEL, _WEIGHTS):
+                    shutil.copyfile(Path(place) / file, part / file)
+        except OSError as err:  # a home that cannot be written to: it is converted each time
+            log.debug("%s cannot be written: %s", kept, err)
+    return network
 
 
 def has_bfloat16() -> bool:
@@ -81,7 +93,9 @@ def _name(source: Source) -> str:
     """Return the name by which a network is kept."""
     import openvino
 
-    return version_digest(_VERSION, source.digest, openvino.__version__)
+    # modules are made by this package's code
+    versions = vesearch.__version__, openvino.__version__
+    return version_digest(_VERSION, source.digest, *versions)
 
 
 def _compiled(folder: Path, settings: dict[str, Any]) -> _Network:
@@ -90,32 +104,41 @@ def _compiled(folder: Path, settings: dict[str, Any]) -> _Network:
     return _Network(_core().compile_model(folder / _MODEL, "CPU", settings))
 
 
-def _converted(source: Source) -> Any:
-    """Convert a module, which takes torch and a second or two.
+def _convert(source: Source, examples: Examples, folder: Path) -> list[NDArray[Any]]:
+    """Convert a module, which takes torch and a second or two; return what torch makes of examples.
 
     Not by openvino.convert_model, which sends its maker word of each use.
+    Raises UnfitError for one with a layer that is not known.
     """
+    import openvino
+    import torch
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    with warnings.catch_warnings(), quiet():
-        warnings.simplefilter("ignore")  # of tracing: that sides are taken for constants
-        decoder = TorchScriptPythonDecoder(source.make(), example_input=_tensors(source))
-        converter = FrontEndManager().load_by_framework("pytorch")
-        return converter.convert(converter.load(decoder))
-
-
-def _save(model: Any, folder: Path) -> None:
-    import openvino
-
+    tensors = tuple(torch.from_numpy(example) for example in examples)
+    module = source.make()
+    with torch.inference_mode():
+        expected = [found.float().numpy() for found in module(*tensors)]
+    try:
+        with warnings.catch_warnings(), quiet():
+            warnings.simplefilter("ignore")  # of tracing: that sides are taken for constants
+            given = tensors if len(tensors) > 1 else tensors[0]
+            decoder = TorchScriptPythonDecoder(module, example_input=given)
+            converter = FrontEndManager().load_by_framework("pytorch")
+            model = converter.convert(converter.load(decoder))
+    except Exception as err:  # tracing and converting raise almost anything
+        raise UnfitError(f"OpenVINO cannot convert this network: {one_line(str(err))}") from err
     openvino.save_model(model, folder / _MODEL, compress_to_fp16=False)
+    return expected
 
 
-def _tensors(source: Source) -> Any:
-    import torch
-
-    tensors = tuple(torch.from_numpy(example) for example in source.examples())
-    return tensors if len(tensors) > 1 else tensors[0]
+def _compare(found: Examples, expected: Sequence[NDArray[Any]], *, least: float) -> None:
+    """Raise UnfitError unless all outputs point where they should."""
+    for one, other in zip(found, expected, strict=True):
+        lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+        cosine = float((one * other).sum()) / lengths if lengths else 1.0
+        if not cosine >= least:  # also of what is no number
+            raise UnfitError(f"OpenVINO makes other numbers of this network (cosine {cosine:.3f})")
 
 
 @cache

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 import vesearch
+from vesearch import engines
 from vesearch.config import Config
 from vesearch.detectors import DETECTORS
 from vesearch.embedders import EMBEDDERS
@@ -48,7 +50,8 @@ class Finding:
 def doctor() -> tuple[Finding, ...]:
     """Look at the device, every detector, every embedder and every index."""
     config = Config()
-    findings = [_guarded("software", "torch", True, _software), *_devices()]
+    findings = [_guarded("software", "torch", True, _software)]
+    findings += [_guarded("software", "openvino", False, _engine), *_devices()]
     for registry, default, trial in (
         (DETECTORS, config.detect.detector, _detect),
         (EMBEDDERS, config.embed.embedder, _embed),
@@ -105,6 +108,11 @@ def _with_weights(finding: Finding, family: str) -> Finding:
 def _software() -> str:
     versions = devices.torch_version(), f"Python {platform.python_version()}"
     return ", ".join([*versions, f"vesearch {vesearch.__version__}"])
+
+
+def _engine() -> str:
+    engine = engines.choose("openvino", "cpu")
+    return f"{version(engine)}, {engines.precision('auto', engine, 'cpu')}"
 
 
 def _devices() -> list[Finding]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +95,7 @@ class Searcher:
         negatives = [self._shown(e, snapshot, photos, clock) for e in question.negatives]
         with clock.takes("embed"):
             wanted, unwanted = (
-                [self._vector(seen, number, snapshot) for seen, number in examples]
+                [_Meant(seen, number, self._made(seen, number)) for seen, number in examples]
                 for examples in (positives, negatives)
             )
         own = {seen.image_id for seen, _ in positives if seen.image_id is not None}
@@ -117,18 +117,21 @@ class Searcher:
     def _matches(
         self,
         snapshot: Snapshot,
-        wanted: Sequence[Float32],
-        unwanted: Sequence[Float32],
+        wanted: Sequence[_Meant],
+        unwanted: Sequence[_Meant],
         own: set[int],
         question: Question,
     ) -> tuple[Match, ...]:
-        """Return what is shown for vectors, (1, k) each."""
+        """Return what is shown for examples, whose vectors are those of the snapshot."""
         lets = Filter(snapshot, question.where, question.unwanted_ids)
+        toward, away = (
+            [self._vector(meant, snapshot) for meant in examples] for examples in (wanted, unwanted)
+        )
         if question.mode == "all" and len(wanted) > 1:
-            vectors = np.concatenate([vector_of([one], unwanted) for one in wanted])
+            vectors = np.concatenate([vector_of([one], away) for one in toward])
             found = nearest_together(snapshot, vectors, own, lets, question)
         else:
-            found = nearest(snapshot, vector_of(wanted, unwanted), own, lets, question)
+            found = nearest(snapshot, vector_of(toward, away), own, lets, question)
         return matches_of(snapshot, found, question, self.job.config.images)
 
     def _explained(
@@ -226,23 +229,33 @@ class Searcher:
         assert isinstance(data, bytes)
         return catalog.image_of(digest_of(data))
 
-    def _vector(self, seen: Seen, number: int, snapshot: Snapshot) -> Float32:
+    def _vector(self, meant: _Meant, snapshot: Snapshot) -> Float32:
         """Return the (1, k) vector of a photo's entity: the index's, the store's, or made now."""
-        project = snapshot.build.projection.project
-        if seen.image_id is not None and seen.frame is None:
+        embedding, row = meant.embedding, slice(meant.number - 1, meant.number)
+        image_id = meant.seen.image_id
+        if embedding is None and image_id is not None:
             # of a shard's embeddings only all can be read
-            own = np.array([seen.image_id * RANKS + number - 1])
+            own = np.array([image_id * RANKS + meant.number - 1])
             indexed = snapshot.build.index.vectors(own)
             if indexed.any():
                 return indexed
-            stored = snapshot.embeddings_of(seen.image_id)
-            if stored is not None and stored[number - 1 : number].any():
-                return project(stored[number - 1 : number])
+            stored = snapshot.embeddings_of(image_id)
+            if stored is not None and stored[row].any():
+                embedding = stored[row]
+        if embedding is None:
+            embedding = self._embedded(meant.seen, meant.number)
+        return snapshot.build.projection.project(embedding)
+
+    def _made(self, seen: Seen, number: int) -> Float32 | None:
+        """Return the (1, dim) embedding of an entity that the store has not; None of others."""
+        known = seen.image_id is not None and seen.frame is None
+        return None if known else self._embedded(seen, number)
+
+    def _embedded(self, seen: Seen, number: int) -> Float32:
         self.job.open_for_reading()
         frame, entity = self._frame_of(seen), seen.entities.take([number - 1])
         with self._models:
-            made = embed_entities(self.job.embedder, frame, entity, self.job.config.crop)
-        return project(made)
+            return embed_entities(self.job.embedder, frame, entity, self.job.config.crop)
 
     def _made_with(self) -> dict[str, str]:
         """Return the fingerprints of the store's tables; refuse a store of other settings."""
@@ -258,6 +271,15 @@ class Searcher:
         except ImageError as err:
             place = "" if isinstance(photo, bytes) else f"{photo}: "
             raise VesearchError(f"{place}{err}") from err
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Meant:
+    """An entity that is asked about; embedding: (1, dim), None where the store has it."""
+
+    seen: Seen
+    number: int
+    embedding: Float32 | None
 
 
 class _Clock:
