@@ -176,6 +176,15 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     assert Lite0(engine="openvino").embed(crops()).shape == (len(PHOTOS), 1280)
 
 
+def test_a_cache_may_be_one_that_is_only_read(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Lite0(engine="openvino", precision="float32").embed(crops())
+    files = set(kept.rglob("*"))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    second = Lite0(engine="openvino", precision="float32").embed(crops())
+    np.testing.assert_allclose(first, second, atol=1e-5)
+    assert set(kept.rglob("*")) == files
+
+
 def test_the_engine_is_the_faster_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engines.choose("auto", "cpu") == "openvino"
     assert engines.choose("torch", "cpu") == "torch"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,7 +54,8 @@ def _ready(source: Source, how: How) -> _Network:
             return _compiled(kept, settings)
         except RuntimeError:  # cut short, or of nobody knows what: it is made anew
             log.warning("%s cannot be read; it is made anew", kept)
-            remove(kept)
+            with suppress(OSError):
+                remove(kept)
     examples = source.examples()
     with TemporaryDirectory() as place:
         expected = _convert(source, examples, Path(place))
@@ -100,7 +103,8 @@ def _name(source: Source) -> str:
 
 def _compiled(folder: Path, settings: dict[str, Any]) -> _Network:
     """Compile what is kept in a folder; there it is kept, too: the next time takes a quarter."""
-    settings = settings | {"CACHE_DIR": str(folder)}
+    if os.access(folder, os.W_OK):  # a cache may be others', and only read
+        settings = settings | {"CACHE_DIR": str(folder)}
     return _Network(_core().compile_model(folder / _MODEL, "CPU", settings))
 
 
