@@ -171,7 +171,7 @@ def test_so_it_is_with_the_detectors(
     plain = Job(load_config(flags={"run.store": str(tmp_path / "store")}))  # as Python's users do
     assert plain.detector.computes_in == made_in
     other = "float32" if first else "bfloat16"
-    with pytest.raises(StoreMismatchError, match=r"detect\.precision="):
+    with pytest.raises(StoreMismatchError, match=f"detect.precision={made_in}, not {other}"):
         asked = ("detect.detector=builtin", f"detect.precision={other}")
         _job(tmp_path / "store", *asked).open_for_reading()
 

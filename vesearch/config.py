@@ -152,7 +152,7 @@ class RunSettings:
 
     store: str = setting("./vesearch-store")
     device: str = setting("auto")
-    engine: str = setting("auto")
+    engine: str = setting("auto", choices=("auto", "torch", "openvino"))
     shard_size: int = setting(256, low=1, high=5_000)
     workers: int = setting(2, low=1, high=64)
 

@@ -170,10 +170,12 @@ class Job:
         ignored = {*open_, *_DIGESTS, *self.places()}
         for section, before in _PRECISIONS.items():
             key, asked = f"{section}.precision", getattr(self.config, section).precision
-            if asked == "auto" or (before is None and key not in known):
+            is_known = key in known or before is not None
+            if asked == "auto" or not is_known or not _binds(self.store, key):
                 ignored.add(key)
-            settings |= {} if asked == before else {key: asked}
-        self.store.refuse_other(settings, ignoring=ignored)
+            settings |= {key: asked}
+        before_all = {f"{section}.precision": before for section, before in _PRECISIONS.items()}
+        self.store.refuse_other(settings, ignoring=ignored, unrecorded=before_all)
 
     def open_for_reading(self) -> None:
         """Check that the store exists and was made with these settings and weights.

@@ -85,9 +85,18 @@ class Store:
         except OSError as err:
             raise StoreError(f"cannot write to store {self.path}: {err.strerror}") from err
 
-    def refuse_other(self, settings: Mapping[str, Any], *, ignoring: Collection[str] = ()) -> None:
-        """Raise StoreMismatchError, naming what differs, unless it was made with these settings."""
-        made_with = self.settings()
+    def refuse_other(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        ignoring: Collection[str] = (),
+        unrecorded: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Raise StoreMismatchError, naming what differs, unless it was made with these settings.
+
+        unrecorded: what those mean that the store does not record.
+        """
+        made_with = {**(unrecorded or {}), **self.settings()}
         for key in sorted((made_with.keys() | settings.keys()) - set(ignoring)):
             if made_with.get(key) != settings.get(key):
                 raise StoreMismatchError(
