@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,8 +23,13 @@ def quick(tmp_path: Path) -> Config:
     return load_config(overrides=[*settings, f"run.store={tmp_path / 'store'}"])
 
 
-def pytest_configure() -> None:
-    """Let tests and what they start hear SIGINT, also where all of this runs in the background."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep converted networks with the tests' own cache, and the user's as it was.
+
+    Tests and what they start hear SIGINT, also where all of this runs in the background.
+    """
+    if config.cache is not None:
+        os.environ["VESEARCH_CACHE"] = str(config.cache.mkdir("vesearch"))
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

