@@ -275,3 +275,5 @@ def test_what_is_linked_to_what_is_wrong_is_left_out_when_the_link_is_found() ->
 )
 def test_one_place(one: alike.Box, other: alike.Box, same: bool) -> None:
     assert alike.in_one_place(one, other) == same
+    corners = (np.array([box]).T for box in (one, other))
+    assert alike._together(*corners).tolist() == [[same]]

@@ -547,15 +547,17 @@ def test_an_entity_of_a_photo_that_changed_is_not_drawn_on_it(
     assert "b.png is another photo" in refused.output and "run: vesearch ingest" in refused.output
 
 
-def test_masks_of_a_large_store_are_read_one_by_one(
+def test_masks_are_kept_as_far_as_there_is_room(
     photos: Path, config: Config, no_model: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Searcher(config).answer(about(photos / "a.png"))
-    monkeypatch.setattr(snapshot, "_TABLES_KEPT", 1)
-    parts = Searcher(config).answer(about(photos / "a.png"))
-    assert [m.mask for m in parts.matches] == [m.mask for m in whole.matches]
-    assert [m.mask_size_hw for m in parts.matches] == [m.mask_size_hw for m in whole.matches]
-    assert all(m.mask for m in parts.matches)
+    monkeypatch.setattr(snapshot, "_MASKS_KEPT", 1)
+    searcher = Searcher(config)
+    few = searcher.answer(about(photos / "a.png"))
+    assert [m.mask for m in few.matches] == [m.mask for m in whole.matches]
+    assert [m.mask_size_hw for m in few.matches] == [m.mask_size_hw for m in whole.matches]
+    assert all(m.mask for m in few.matches)
+    assert len(searcher._snapshots.current()._masks) == 1
     opened = Searcher(config)._snapshots.current()
     assert opened.mask_of(999 * 1000) == (b"", (0, 0))  # no such image, and no such entity
     assert opened.mask_of(whole.matches[0].entity_id + 900) == (b"", (0, 0))

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -91,28 +91,13 @@ def read_columns(
         return {name: _read_column(file, name) for name in names if name not in lacks}
 
 
-class Parts:
-    """Columns of an open file, to read some rows of: all masks take four times as long as one."""
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Read arrays as they are kept: a column of bytes as NAME__bytes and NAME__offsets.
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Any:
-        """Return an array's rows from start to stop; None: to the last."""
-        node = _array(self._file, name)
-        return node.read(start, len(node) if stop is None else stop)  # its None is: one row
-
-    def blob(self, name: str, row: int) -> bytes:
-        """Return the bytes in a row of a column of them."""
-        begin, end = self.rows(f"{name}__offsets", row, row + 2).tolist()
-        return bytes(self.rows(f"{name}__bytes", begin, end))
-
-
-@contextmanager
-def parts(path: Path) -> Iterator[Parts]:
-    """Open a file to read parts of it. Raises StoreMissingError or StoreDamagedError."""
+    Raises StoreMissingError or StoreDamagedError.
+    """
     with opened(path) as file:
-        yield Parts(file)
+        return {name: _array(file, name).read() for name in names}
 
 
 @dataclass(frozen=True, slots=True)

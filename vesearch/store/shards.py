@@ -7,7 +7,7 @@ import re
 import secrets
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -205,9 +205,9 @@ class Store:
             raise StoreDamagedError(f"{path} {flaw}; {REPAIR}")
         return rows
 
-    def parts(self, kind: str, shard: int) -> AbstractContextManager[sealed.Parts]:
-        """Open one shard's table, to read some of its rows. Raises like read."""
-        return sealed.parts(self.shard_path(kind, shard))
+    def arrays(self, kind: type[Rows], shard: int, *names: str) -> dict[str, Any]:
+        """Read arrays of one shard's table, as sealed.read_arrays does."""
+        return sealed.read_arrays(self.shard_path(kind.KIND, shard), names)
 
     def tail(self, kind: str, shard: int) -> Tail:
         """Return what stands at a table's end: fingerprint, counts of rows, and what it looks like.

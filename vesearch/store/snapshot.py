@@ -7,23 +7,25 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vesearch.errors import CatalogDamagedError, StoreMissingError
+from vesearch.errors import CatalogDamagedError, StoreDamagedError, StoreMissingError
 from vesearch.records import Crop, Entities, Float32
 from vesearch.store import builds
 from vesearch.store.builds import Opened
 from vesearch.store.catalog import Catalog
 from vesearch.store.catalog_rows import KnownImage
-from vesearch.store.entities import to_rows
 from vesearch.store.rows import RANKS, STRIDE, CropRows, EmbeddingRows, EntityRows, ImageRows
 from vesearch.store.sealed import REPAIR
 from vesearch.store.shards import Store
 
-_TABLES_KEPT = 64  # shards of entities, about 1 MB each
-_MASKS = ("image_ids", "counts", "masks", "mask_sizes_hw")
+_MASKS_KEPT = 128 << 20  # bytes
+_MASKS = ("image_ids", "counts", "mask_sizes_hw", "masks__offsets", "masks__bytes")
 _TRIES = 100
 
 MadeWith = Callable[[], Mapping[str, str]]
@@ -63,14 +65,26 @@ def _look(file: Path) -> Look | None:
     return info.st_ino, info.st_mtime_ns, info.st_size
 
 
-class _Shard:
-    """The entities of one shard, found by id; whole, or but their masks."""
+class _Masks:
+    """The masks of one shard as they are kept: one after the other."""
 
-    def __init__(self, rows: EntityRows, *, whole: bool) -> None:
-        self.rows = rows
-        self.whole = whole
-        self.images = {image: row for row, image in enumerate(rows.image_ids.tolist())}
-        self.starts = np.cumsum(rows.counts) - rows.counts
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        ids, counts, self._sizes_hw, self._offsets, self._bytes = (arrays[name] for name in _MASKS)
+        ends = np.concatenate([[0], np.cumsum(counts)])
+        if not len(ids) == len(counts) == len(self._sizes_hw) or len(self._offsets) != ends[-1] + 1:
+            raise ValueError("columns of different lengths")
+        self._ends = ends
+        self._rows = {image: row for row, image in enumerate(ids.tolist())}
+        self.size = sum(array.nbytes for array in arrays.values())
+
+    def of(self, image_id: int) -> tuple[list[bytes], tuple[int, int]]:
+        """Return an image's masks as COCO run lengths, and their (h, w)."""
+        row = self._rows.get(image_id)
+        if row is None:
+            return [], (0, 0)
+        offsets = self._offsets[self._ends[row] : self._ends[row + 1] + 1].tolist()
+        height, width = self._sizes_hw[row].tolist()
+        return [self._bytes[a:b].tobytes() for a, b in pairwise(offsets)], (height, width)
 
 
 class Snapshot:
@@ -88,7 +102,7 @@ class Snapshot:
         self.catalog = catalog
         self.made_with = made_with
         self._lock = threading.RLock()
-        self._shards: OrderedDict[int, _Shard] = OrderedDict()
+        self._masks: OrderedDict[int, _Masks | None] = OrderedDict()
         self._logged: dict[int, set[int]] = {}  # shard of the log -> the images that it has
 
     @classmethod
@@ -150,46 +164,56 @@ class Snapshot:
 
     def entities_of(self, image_id: int) -> Entities | None:
         """Return an image's entities, in pixels of the upright image; None where they are gone."""
-        shard = self._shard(image_id // STRIDE, whole=True)
-        row = shard.images.get(image_id)
-        if row is None or shard.rows.image_errors[row] is not None:
+        known = self.catalog.image(image_id)
+        if known is None or known.entities is None:
             return None
-        entities = shard.rows.entities_of(row)
-        return entities if all(entities.masks) else None
+        masks, mask_size_hw = self._masks_of(image_id)
+        if len(masks) != len(known.entities) or not all(masks):
+            return None
+        columns = {name: known.entities[name].copy() for name in known.entities.dtype.names or ()}
+        return Entities(
+            size_hw=(known.shot.height, known.shot.width),
+            boxes_xyxy=columns["box_xyxy"],
+            areas=columns["area"],
+            scores=columns["score"],
+            peaks_xy=columns["peak_xy"],
+            mask_size_hw=mask_size_hw,
+            masks=tuple(masks),
+            labels=known.labels,
+            is_stuff=columns["is_stuff"],
+        )
 
     def mask_of(self, entity_id: int) -> tuple[bytes, tuple[int, int]]:
         """Return an entity's mask as COCO run lengths, and its (h, w); b"" where it is gone."""
         image_id, rank = divmod(entity_id, RANKS)
-        number = image_id // STRIDE
-        if not self._is_small and number not in self._shards:
-            return self._mask_in(number, image_id, rank)
-        shard = self._shard(number)
-        row = shard.images.get(image_id)
-        if row is None or rank >= shard.rows.counts[row]:
-            return b"", (0, 0)
-        height, width = shard.rows.mask_sizes_hw[row].tolist()
-        return shard.rows.masks[int(shard.starts[row]) + rank], (height, width)
+        masks, size_hw = self._masks_of(image_id)
+        return (masks[rank], size_hw) if rank < len(masks) else (b"", (0, 0))
 
-    @cached_property
-    def _is_small(self) -> bool:
-        """Whether all tables may be kept: then each is read once, and whole."""
-        return len(self.catalog.shards()) <= _TABLES_KEPT
+    def _masks_of(self, image_id: int) -> tuple[list[bytes], tuple[int, int]]:
+        """Return an image's masks; of a shard all are read at once, and kept."""
+        shard = image_id // STRIDE
+        with self._lock:
+            if shard not in self._masks:
+                self._masks[shard] = self._read_masks(shard)
+                sizes = [0 if kept is None else kept.size for kept in self._masks.values()]
+                while sum(sizes) > _MASKS_KEPT and len(sizes) > 1:
+                    self._masks.popitem(last=False)
+                    sizes.pop(0)
+            self._masks.move_to_end(shard)
+            kept = self._masks[shard]
+        return ([], (0, 0)) if kept is None else kept.of(image_id)
 
-    def _mask_in(self, shard: int, image_id: int, rank: int) -> tuple[bytes, tuple[int, int]]:
-        """Return the same of a table of which nothing else is read."""
+    def _read_masks(self, shard: int) -> _Masks | None:
+        """Read a shard's masks; None where it was dropped, as compaction does."""
         try:
-            with self.store.parts(EntityRows.KIND, shard) as parts:
-                found = np.flatnonzero(parts.rows("image_ids") == image_id)
-                counts = parts.rows("counts")
-                if not len(found) or rank >= counts[found[0]]:
-                    return b"", (0, 0)
-                row = int(found[0])
-                height, width = parts.rows("mask_sizes_hw", row, row + 1)[0].tolist()
-                return parts.blob("masks", int(counts[:row].sum()) + rank), (height, width)
+            return _Masks(self.store.arrays(EntityRows, shard, *_MASKS))
         except StoreMissingError:
             if Catalog.of(self.store).lives_in(shard):
                 raise
-            return b"", (0, 0)
+            return None
+        except (IndexError, ValueError) as err:
+            path = self.store.shard_path(EntityRows.KIND, shard)
+            raise StoreDamagedError(f"{path} is damaged ({err}); {REPAIR}") from err
 
     def embeddings_of(self, image_id: int) -> Float32 | None:
         """Return the stored (n, dim) embeddings of an image's entities, in their order.
@@ -226,27 +250,6 @@ class Snapshot:
         """Return the (n, dim) vectors of an image's entities as the index has them; zeros: none."""
         count = 0 if image.entities is None else len(image.entities)
         return self.build.index.vectors(image.image_id * RANKS + np.arange(count))
-
-    def _shard(self, shard: int, *, whole: bool = False) -> _Shard:
-        """Return a shard's entities; it is read once, and a few are kept."""
-        with self._lock:
-            kept = self._shards.get(shard)
-            if kept is None or (whole and not kept.whole):
-                kept = _Shard(self._read(shard, () if whole else _MASKS), whole=whole)
-                self._shards[shard] = kept
-                if len(self._shards) > _TABLES_KEPT:
-                    self._shards.popitem(last=False)
-            self._shards.move_to_end(shard)
-            return kept
-
-    def _read(self, shard: int, columns: tuple[str, ...]) -> EntityRows:
-        """Read a shard's entities; none where it was dropped, as compaction does."""
-        try:
-            return self.store.read(EntityRows, shard, *columns)
-        except StoreMissingError:
-            if Catalog.of(self.store).lives_in(shard):
-                raise
-            return to_rows([])
 
 
 class Snapshots:
