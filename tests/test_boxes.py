@@ -9,12 +9,14 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
-from torchvision.ops import box_iou, clip_boxes_to_image, nms
+from torchvision.ops import box_iou, clip_boxes_to_image, nms, roi_align
 from torchvision.ops.poolers import LevelMapper
 
+from vesearch import engines
 from vesearch.detectors import boxes
 from vesearch.detectors.looking import ANCHORS, RATIOS, STRIDES, _anchors
 from vesearch.detectors.segmenter import _drawn
+from vesearch.engines import pytorch
 from vesearch.records import Float32
 
 SIZE = 480, 640  # h, w
@@ -65,6 +67,26 @@ def test_the_map_that_a_box_is_looked_at_in() -> None:
     given = given.astype(np.float32)
     theirs = LevelMapper(3, 5)([torch.from_numpy(given)]).numpy()
     np.testing.assert_array_equal(boxes.levels(given, STRIDES[:3]), theirs)
+
+
+@pytest.mark.parametrize(("size", "samples"), [(7, 2), (14, 1)])
+def test_what_is_cut_out_of_maps(size: int, samples: int) -> None:
+    rng, strides = np.random.default_rng(4), STRIDES[:3]
+    grids = [(SIZE[0] // stride, SIZE[1] // stride) for stride in strides]
+    maps = [rng.standard_normal((1, 5, *grid), np.float32) for grid in grids]
+    rim = [[0, 0, 640, 480], [639, 479, 640, 480], [640, 480, 640, 480], [0, 0, 0, 0], [3, 3, 4, 4]]
+    given = np.concatenate([some(200), np.array(rim, np.float32)])
+    level = boxes.levels(given, strides)
+    table = np.concatenate([one[0].reshape(5, -1).T for one in maps])
+    taken = boxes.aligned(given, level, grids, strides, size=size, samples=samples)
+    ours = [engines.sums(table, *taken), pytorch.sums(torch.from_numpy(table), *taken).numpy()]
+    for number, stride in enumerate(strides):
+        own = np.flatnonzero(level == number)
+        rows = [torch.from_numpy(given[own])]
+        theirs = roi_align(torch.from_numpy(maps[number]), rows, size, 1 / stride, samples)
+        for one in ours:
+            cut = one.reshape(-1, size, size, 5)[own].transpose(0, 3, 1, 2)
+            np.testing.assert_allclose(cut, theirs.numpy(), atol=1e-4)
 
 
 def test_masks_are_drawn_as_torchvision_pastes_them() -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 

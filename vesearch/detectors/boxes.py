@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vesearch.records import Float32, Int64
+from vesearch.records import Float32, Int32, Int64
 
 _LARGEST_STEP = math.log(1000 / 16)  # of a side's logarithm: else exp() may overflow
 _PLAIN_SIDE, _PLAIN_LEVEL = 224, 4  # px of a box that is looked at in the map of stride 2^4
@@ -103,3 +103,49 @@ def levels(boxes: Float32, strides: Sequence[int]) -> Int64:
         level = np.floor(_PLAIN_LEVEL + np.log2(scale) + np.float32(1e-6))
     first = round(math.log2(strides[0]))
     return (np.clip(level, first, first + len(strides) - 1) - first).astype(np.int64)
+
+
+def aligned(
+    boxes: Float32,
+    level: Int64,
+    grids_hw: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    *,
+    size: int,
+    samples: int,
+) -> tuple[Int32, Float32]:
+    """Return what RoIAlign takes for boxes, as weighted sums of the cells of maps.
+
+    level: of each box, the map that it is cut out of. grids_hw, strides: of the maps, whose cells
+    stand row by row in one table, map after map. size: of a side of what is cut out; samples: along
+    each side of its cells. Returns (n * size * size, k) rows of that table, and how much of each.
+    """
+    grids = np.array(grids_hw, np.int32)  # (maps, 2)
+    begins = np.cumsum(grids.prod(1), dtype=np.int32) - grids.prod(1, dtype=np.int32)
+    placed = boxes / np.array(strides, np.float32)[level, None]
+    rows, columns = grids[level].T
+    y, of_y = _along(placed[:, 1], placed[:, 3], rows, size, samples)
+    x, of_x = _along(placed[:, 0], placed[:, 2], columns, size, samples)
+    y = begins[level, None, None] + y * columns[:, None, None]
+    # (n, size, 1, 2 * samples, 1) and (n, 1, size, 1, 2 * samples)
+    cells = y[:, :, None, :, None] + x[:, None, :, None, :]
+    weights = of_y[:, :, None, :, None] * of_x[:, None, :, None, :]
+    taken = (2 * samples) ** 2
+    return cells.reshape(-1, taken), weights.reshape(-1, taken)
+
+
+def _along(
+    begin: Float32, end: Float32, cells: Int32, size: int, samples: int
+) -> tuple[Int32, Float32]:
+    """Return along one side, (n, size, 2 * samples), the cells around each sample, and weights."""
+    step = np.maximum(end - begin, 1) / np.float32(size * samples)
+    at = begin[:, None] + (np.arange(size * samples, dtype=np.float32) + 0.5) * step[:, None]
+    most = (cells - 1)[:, None]
+    weight = np.where(at > most + 1, 0, np.float32(1 / samples))  # beyond the map there is nothing
+    at = np.clip(at, 0, most.astype(np.float32))
+    low = at.astype(np.int32)
+    part = at - low
+    places = np.stack([low, np.minimum(low + 1, most)], 2)
+    weights = np.stack([(1 - part) * weight, part * weight], 2)
+    n = len(at)
+    return places.reshape(n, size, -1), weights.reshape(n, size, -1).astype(np.float32)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from vesearch.detectors.segmenter_network import SegmenterNetwork
 
-_VERSION = "parts-2"  # change it whenever the same weights may make other parts
+_VERSION = "parts-4"  # change it whenever the same weights may make other parts
 STRIDES = (8, 16, 32, 64)
 ANCHORS = tuple((stride * 4, stride * 6) for stride in STRIDES)  # px
 RATIOS = (0.5, 1.0, 2.0)
@@ -37,18 +37,20 @@ _ANCHOR_STEPS, _FIRST_STEPS, SECOND_STEPS = (
     (10.0, 10.0, 5.0, 5.0),
     (20.0, 20.0, 10.0, 10.0),
 )
+_SMALL, _LARGE = (7, 2), (14, 1)  # cells of a side of what is cut out, and samples along each
 _SIDE = 28  # of a mask
-_CHANNELS = 128  # of the maps
+_CHANNELS, _WIDTHS = 128, (40, 112, 320)  # of the pyramid's maps, and of the body's
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
     """What a network's backbone makes of images, and their size in px.
 
-    maps: of strides 8, 16 and 32. objectness: (n, a) logits of all anchors; deltas: (n, a, 4).
+    cells: (n, m, c), of maps of strides 8, 16 and 32, row by row, map after map. objectness: (n, a)
+    logits of all anchors; deltas: (n, a, 4).
     """
 
-    maps: tuple[Array, ...]
+    cells: Array
     objectness: Float32
     deltas: Float32
     size_hw: tuple[int, int]
@@ -56,8 +58,20 @@ class View:
     def row(self, row: int) -> View:
         """Return that of one of the images."""
         own = slice(row, row + 1)
-        maps = tuple(one[own] for one in self.maps)
-        return View(maps, self.objectness[own], self.deltas[own], self.size_hw)
+        return View(self.cells[own], self.objectness[own], self.deltas[own], self.size_hw)
+
+    @property
+    def grids_hw(self) -> list[tuple[int, int]]:
+        """The rows and columns of each map."""
+        return [(self.size_hw[0] // s, self.size_hw[1] // s) for s in STRIDES[:_MAPS]]
+
+    @property
+    def features(self) -> Float32:
+        """The map of stride 16 of the first image: (c, h / 16, w / 16)."""
+        (rows, columns), (h, w) = self.grids_hw[:2]
+        begin = rows * columns
+        own = engines.array(self.cells[0, begin : begin + h * w])
+        return own.reshape(h, w, -1).transpose(2, 0, 1)
 
     @property
     def unit(self) -> Float32:
@@ -80,13 +94,13 @@ class Looking:
     def prepare(self) -> None:
         """Make all parts ready; the first of several threads does so, and the others wait."""
         with self._lock:
-            _ = (self._looking, self._small, self._first, self._second, self._large, self._masks)
+            _ = (self._body, self._proposing, self._first, self._second, self._masks)
 
     def look(self, pixels: UInt8) -> View:
         """Look at (n, h, w, 3) images, whose sides are multiples of 32."""
-        *maps, objectness, deltas = self._looking(pixels)
+        cells, objectness, deltas = self._proposing(*self._body(pixels))
         found = engines.array(objectness), engines.array(deltas)
-        return View(tuple(maps), *found, (pixels.shape[1], pixels.shape[2]))
+        return View(cells, *found, (pixels.shape[1], pixels.shape[2]))
 
     def boxes(self, view: View) -> tuple[Float32, Float32]:
         """Return (m, 4) boxes of one image, in its pixels, and (m,) scores in [0, 1].
@@ -94,11 +108,13 @@ class Looking:
         A box of every proposal that may be a thing: what is the same again is not told apart yet.
         """
         found = _proposed(view)
-        sure, deltas = _judged(self._small, self._first, view, found)
+        if not len(found):
+            return found, np.zeros(0, np.float32)
+        sure, deltas = _judged(self._first, view, found, _SMALL)
         found = boxes.moved(found, deltas, _FIRST_STEPS, view.size_hw)
         worth = np.argsort(-sure, kind="stable")[:_REFINED]
         found, sure = found[worth], sure[worth]
-        surer, deltas, fit = _judged(self._small, self._second, view, found)
+        surer, deltas, fit = _judged(self._second, view, found, _SMALL)
         found = boxes.moved(found, deltas, SECOND_STEPS, view.size_hw)
         # as much by how well the box fits as by how sure it is that there is something
         return found, np.sqrt((sure + surer) / 2 * fit)
@@ -107,66 +123,49 @@ class Looking:
         """Return (m, 28, 28) probabilities of being inside the thing of each (m, 4) box."""
         if not len(found):
             return np.zeros((0, _SIDE, _SIDE), np.float32)
-        return _judged(self._large, self._masks, view, found)[0]
+        return _judged(self._masks, view, found, _LARGE)[0]
 
     @cached_property
     def _network(self) -> Any:
         return self._make()
 
     @cached_property
-    def _looking(self) -> Network:
+    def _body(self) -> Network:
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (1, 320, 256, 3), np.uint8)
-        return self._ready("Looking", lambda: (pixels,))
+        # rounded, it would make other boxes: 0.5 points of AP lower in docs/engines.md
+        how = replace(self._how, bfloat16=False)
+        return self._ready("Body", lambda: (pixels,), how)
+
+    @cached_property
+    def _proposing(self) -> Network:
+        sides = [(320 // stride, 256 // stride) for stride in STRIDES[:_MAPS]]
+        maps = list(zip(_WIDTHS, sides, strict=True))
+        return self._ready("Proposing", lambda: tuple(_noise(1, c, *hw) for c, hw in maps))
 
     @cached_property
     def _first(self) -> Network:
-        return self._ready("First", lambda: (_noise(3, _CHANNELS, 7, 7),))
+        return self._ready("First", lambda: (_noise(3, 7, 7, _CHANNELS),))
 
     @cached_property
     def _second(self) -> Network:
-        return self._ready("Second", lambda: (_noise(3, _CHANNELS, 7, 7),))
+        return self._ready("Second", lambda: (_noise(3, 7, 7, _CHANNELS),))
 
     @cached_property
     def _masks(self) -> Network:
-        return self._ready("Masks", lambda: (_noise(3, _CHANNELS, 14, 14),))
+        return self._ready("Masks", lambda: (_noise(3, 14, 14, _CHANNELS),))
 
-    @cached_property
-    def _small(self) -> Network:
-        return self._cutting(7, 2)
-
-    @cached_property
-    def _large(self) -> Network:
-        return self._cutting(14, 1)
-
-    def _ready(self, part: str, examples: Callable[[], Examples]) -> Network:
+    def _ready(
+        self, part: str, examples: Callable[[], Examples], how: How | None = None
+    ) -> Network:
         def make() -> torch.nn.Module:
             from vesearch.detectors import segmenter_parts
 
             made: torch.nn.Module = getattr(segmenter_parts, part)(self._network)
             return made.eval()
 
-        # rounded maps would make other boxes: 0.5 points of AP lower in docs/engines.md
-        how = self._how if part != "Looking" else replace(self._how, bfloat16=False)
-        return engines.ready(
-            Source(version_digest(_VERSION, part, self._digest), make, examples), how
-        )
-
-    def _cutting(self, size: int, samples: int) -> Network:
-        def make() -> torch.nn.Module:
-            from vesearch.detectors.segmenter_parts import Cutting
-
-            return Cutting(size, samples)
-
-        source = Source(version_digest(_VERSION, f"cutting {size} {samples}"), make, _example)
-        return engines.ready(source, replace(self._how, bfloat16=False))
-
-
-def _example() -> Examples:
-    """Return maps of an image of 256 x 320 px, and boxes of each."""
-    maps = [_noise(1, _CHANNELS, 320 // stride, 256 // stride) for stride in STRIDES[:_MAPS]]
-    rows = [np.array([[0, 0, 0, 64, 64]] * (i + 2), np.float32) for i in range(_MAPS)]
-    return *maps, *rows
+        source = Source(version_digest(_VERSION, part, self._digest), make, examples)
+        return engines.ready(source, how or self._how)
 
 
 def _noise(*shape: int) -> Float32:
@@ -206,16 +205,10 @@ def _anchors(size_hw: tuple[int, int]) -> list[Float32]:
     return boxes.anchors(size_hw, grids, ANCHORS, RATIOS)
 
 
-def _judged(cutting: Network, head: Network, view: View, found: Float32) -> tuple[Float32, ...]:
+def _judged(head: Network, view: View, found: Float32, cut: tuple[int, int]) -> tuple[Float32, ...]:
     """Return what a head says of what is cut out for (m, 4) boxes of one image."""
+    size, samples = cut
     level = boxes.levels(found, STRIDES[:_MAPS])
-    rows = [np.flatnonzero(level == i) for i in range(_MAPS)]
-    # one more of each, of nothing: an engine need not know what no box is
-    given = [np.zeros((len(own) + 1, 5), np.float32) for own in rows]
-    for boxes_given, own in zip(given, rows, strict=True):
-        boxes_given[:-1, 1:] = found[own]
-    begins = np.cumsum([0, *(len(own) for own in given[:-1])])
-    order = np.empty(len(found), np.int64)
-    for begin, own in zip(begins, rows, strict=True):
-        order[own] = begin + np.arange(len(own))
-    return tuple(engines.array(one)[order] for one in head(*cutting(*view.maps, *given)))
+    taken = boxes.aligned(found, level, view.grids_hw, STRIDES, size=size, samples=samples)
+    given = engines.sums(view.cells[0], *taken).reshape(len(found), size, size, _CHANNELS)
+    return tuple(engines.array(one) for one in head(given))

@@ -97,7 +97,7 @@ class Segmenter:
                 views = [looking.look(np.stack(same)) for same in scales]
                 for row, i in enumerate(group):
                     own = [view.row(row) for view in views]
-                    seen = _Seen(small[i][-1], engines.array(own[-1].maps[1])[0])
+                    seen = _Seen(small[i][-1], own[-1].features)
                     found[i] = self._entities(self._things(own), seen, images[i].shape[:2])
         return [found[i] for i in range(len(images))]
 

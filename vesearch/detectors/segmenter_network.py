@@ -10,6 +10,7 @@ too. It looks for things of one percent of a photo and more: the pyramid therefo
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,15 @@ class Pyramid(nn.Module):
 
     def forward(self, x: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
         """Return {"0": stride 8, …, "3": stride 64} of (n, 3, h, w) in [-1, 1]."""
-        maps = self.body.forward_intermediates(x, intermediates_only=True)[-3:]
+        return self.joined(self.features(x))
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return the body's maps of strides 8, 16 and 32."""
+        maps: list[torch.Tensor] = self.body.forward_intermediates(x, intermediates_only=True)
+        return maps[-3:]
+
+    def joined(self, maps: Sequence[torch.Tensor]) -> OrderedDict[str, torch.Tensor]:
+        """Return what forward returns, of the body's maps."""
         above: torch.Tensor | None = None
         found: list[torch.Tensor] = []
         for i in (2, 1, 0):

@@ -4,54 +4,48 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torchvision.ops import roi_align
 
-from vesearch.detectors.looking import STRIDES
 from vesearch.detectors.segmenter_network import SegmenterNetwork
 from vesearch.networks import lite0
 
 
-class Looking(nn.Module):
-    """(n, h, w, 3) uint8 pixels -> maps of strides 8, 16 and 32; objectness (n, a); deltas."""
+class Body(nn.Module):
+    """(n, h, w, 3) uint8 pixels -> the body's maps of strides 8, 16 and 32.
+
+    h and w are multiples of 32: its padding is for those.
+    """
+
+    def __init__(self, network: SegmenterNetwork) -> None:
+        super().__init__()
+        self.backbone = network.backbone
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the maps."""
+        return tuple(self.backbone.features(lite0.scaled(pixels)))
+
+
+class Proposing(nn.Module):
+    """The body's maps -> cells of strides 8, 16 and 32; objectness (n, a); deltas."""
 
     def __init__(self, network: SegmenterNetwork) -> None:
         super().__init__()
         self.backbone, self.head = network.backbone, network.rpn.head
 
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the maps, then (n, a) and (n, a, 4) of the anchors, in the order of the maps."""
-        maps = list(self.backbone(lite0.scaled(pixels)).values())
+    def forward(self, *body: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the cells, (n, m, c), then (n, a) and (n, a, 4) of the anchors, map after map."""
+        maps = list(self.backbone.joined(body).values())
+        cells = torch.cat([one.flatten(2) for one in maps[:3]], 2).transpose(1, 2)
         objectness, deltas = self.head(maps)
         flat = torch.cat([o.permute(0, 2, 3, 1).flatten(1) for o in objectness], 1)
         # (n, kinds * 4, h, w) -> (n, h * w * kinds, 4)
         moves = torch.cat(
             [d.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)) for d in deltas], 1
         )
-        return *maps[:3], flat, moves
-
-
-class Cutting(nn.Module):
-    """RoIAlign of boxes, (n, 5) for each map, the first column being 0.
-
-    Never in bfloat16: of a place in hundreds of pixels it keeps no whole ones.
-    """
-
-    def __init__(self, size: int, samples: int) -> None:
-        super().__init__()
-        self._size, self._samples = size, samples
-
-    def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return (n, c, size, size) of the boxes of the first map, then the second, the third."""
-        maps, boxes = given[:3], given[3:]
-        cut = [
-            roi_align(own, rows, self._size, 1 / stride, self._samples)
-            for own, rows, stride in zip(maps, boxes, STRIDES, strict=False)
-        ]
-        return (torch.cat(cut),)
+        return cells, flat, moves
 
 
 class First(nn.Module):
-    """The first box head, of (n, c, 7, 7): how sure (n,), and (n, 4) deltas."""
+    """The first box head, of (n, 7, 7, c): how sure (n,), and (n, 4) deltas."""
 
     def __init__(self, network: SegmenterNetwork) -> None:
         super().__init__()
@@ -59,7 +53,7 @@ class First(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return what the class says."""
-        classes, deltas = self.predictor(self.head(x))
+        classes, deltas = self.predictor(self.head(x.permute(0, 3, 1, 2)))
         return classes.softmax(1)[:, 1], deltas[:, 4:]
 
 
@@ -72,12 +66,12 @@ class Second(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return what the class says."""
-        classes, deltas, overlap = self.refiner(x)
+        classes, deltas, overlap = self.refiner(x.permute(0, 3, 1, 2))
         return classes.softmax(1)[:, 1], deltas[:, 4:], overlap.sigmoid()
 
 
 class Masks(nn.Module):
-    """The mask head: (n, 28, 28) probabilities of being inside, of (n, c, 14, 14)."""
+    """The mask head: (n, 28, 28) probabilities of being inside, of (n, 14, 14, c)."""
 
     def __init__(self, network: SegmenterNetwork) -> None:
         super().__init__()
@@ -85,4 +79,4 @@ class Masks(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return what the class says."""
-        return (self.predictor(self.head(x))[:, 1].sigmoid(),)
+        return (self.predictor(self.head(x.permute(0, 3, 1, 2)))[:, 1].sigmoid(),)

@@ -18,7 +18,7 @@ from vesearch.system.digests import version_digest
 if TYPE_CHECKING:
     import torch
 
-_VERSION = "legs-1"  # change it whenever the same weights may make other networks
+_VERSION = "legs-2"  # change it whenever the same weights may make other networks
 
 
 class NetworkEmbedder(ABC):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vesearch.errors import ConfigError, MissingPackageError, VesearchError
 from vesearch.networks import devices
+from vesearch.records import Float32, Int32
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +119,24 @@ def precision(asked: str, engine: str, device: str) -> str:
         return "bfloat16" if openvino.has_bfloat16() else "float32"
     is_faster = devices.use_bfloat16("auto", devices.resolve(device))
     return "bfloat16" if is_faster else "float32"
+
+
+def sums(table: Array, rows: Int32, weights: Float32) -> Array:
+    """Return (m, c) weighted sums of rows of an (n, c) table; rows and weights: (m, k).
+
+    As numpy's, or on the device where the table is.
+    """
+    if not isinstance(table, np.ndarray):
+        if table.device.type != "cpu":
+            from vesearch.engines import pytorch
+
+            return pytorch.sums(table, rows, weights)
+        table = table.numpy()
+    from scipy.sparse import csr_array
+
+    begins = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
+    mixing = csr_array((weights.ravel(), rows.ravel(), begins), (len(rows), len(table)))
+    return mixing @ table
 
 
 def array(found: Array) -> NDArray[Any]:

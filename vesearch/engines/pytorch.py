@@ -9,6 +9,7 @@ import torch
 
 from vesearch.engines import Array, How, Source
 from vesearch.networks import devices
+from vesearch.records import Float32, Int32
 
 
 def ready(source: Source, how: How) -> _Network:
@@ -37,3 +38,10 @@ class _Network:
             return torch.from_numpy(given).to(self._device)
         tensor: torch.Tensor = given
         return tensor
+
+
+def sums(table: torch.Tensor, rows: Int32, weights: Float32) -> torch.Tensor:
+    """Return (m, c) weighted sums of rows of an (n, c) table; rows and weights: (m, k)."""
+    places, shares = (torch.from_numpy(one).to(table.device) for one in (rows, weights))
+    with torch.inference_mode():
+        return torch.einsum("mk,mkc->mc", shares, table[places])

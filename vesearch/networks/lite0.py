@@ -50,6 +50,7 @@ def load(variant: str = "lite0") -> torch.nn.Module:
     import timm
     import torch
 
+    from vesearch.networks import padding
     from vesearch.networks.folding import fold_batch_norms
 
     model: Any = timm.create_model(f"tf_efficientnet_{variant}", num_classes=1000)
@@ -67,6 +68,7 @@ def load(variant: str = "lite0") -> torch.nn.Module:
     model.reset_classifier(0)  # features only
     model.eval().requires_grad_(False)
     fold_batch_norms(model)
+    padding.by_numbers(model)
     folded: torch.nn.Module = model.to(memory_format=torch.channels_last)
     return folded
 
