@@ -56,6 +56,7 @@ def _ready(source: Source, how: How) -> _Network:
             log.warning("%s cannot be read; it is made anew", kept)
             with suppress(OSError):
                 remove(kept)
+    _tell_once()
     examples = source.examples()
     with TemporaryDirectory() as place:
         expected = _convert(source, examples, Path(place))
@@ -143,6 +144,11 @@ def _compare(found: Examples, expected: Sequence[NDArray[Any]], *, least: float)
         cosine = float((one * other).sum()) / lengths if lengths else 1.0
         if not cosine >= least:  # also of what is no number
             raise UnfitError(f"OpenVINO makes other numbers of this network (cosine {cosine:.3f})")
+
+
+@cache
+def _tell_once() -> None:
+    log.info("the networks are made ready for this processor, once; it takes some seconds")
 
 
 @cache

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from vesearch.store.rows import RANKS, EntityRows
 from vesearch.store.snapshot import Snapshot, Snapshots
 
 _TRIES = 10
+_TRIED = 64  # px, the sides of a picture that models are tried with
 
 
 class Searcher:
@@ -53,6 +55,7 @@ class Searcher:
         self.job = Job(config)
         self._snapshots = Snapshots(self.job.store, self._made_with)
         self._models = threading.Lock()
+        self._is_warm = False
 
     def look(self, photo: Photo | Stored) -> Answer:
         """Return a photo's entities, or those beside one of the collection.
@@ -67,7 +70,7 @@ class Searcher:
             snapshot = self._snapshots.current()
         except StoreError:  # of other settings than these, say: then nothing in it is known
             snapshot = None
-        return Answer(self._see(photo, snapshot, clock), timings_ms=clock.ms)
+        return Answer(self._see(photo, snapshot, clock, embeds=False), timings_ms=clock.ms)
 
     def place_of(self, image_id: int) -> tuple[str, Path] | None:
         """Return the digest and a path of a photo of the collection.
@@ -188,8 +191,13 @@ class Searcher:
         image_id = snapshot.catalog.image_of(frame.digest)
         return Seen(name, frame.width, frame.height, entities, image_id, frame, data)
 
-    def _see(self, photo: Photo, snapshot: Snapshot | None, clock: _Clock) -> Seen:
-        """Return a photo's entities: as the store has them, or else found now."""
+    def _see(
+        self, photo: Photo, snapshot: Snapshot | None, clock: _Clock, *, embeds: bool = True
+    ) -> Seen:
+        """Return a photo's entities: as the store has them, or else found now.
+
+        embeds: whether one of them will be embedded.
+        """
         if isinstance(photo, Seen):
             return photo
         name, data = _name_of(photo)
@@ -201,7 +209,7 @@ class Searcher:
                 height, width = entities.size_hw
                 full = self._is_full(entities)
                 return Seen(name, width, height, entities, image_id, data=data, at_limit=full)
-        with clock.takes("decode"):
+        with self._warming(snapshot, embeds=embeds), clock.takes("decode"):
             frame = self._decoded(photo)
         if snapshot is not None:
             self.job.open_for_reading()  # the models must be those that the store was made with
@@ -209,6 +217,28 @@ class Searcher:
             entities = find_entities(self.job.detector, [frame])[0]
         size, full = (frame.width, frame.height), self._is_full(entities)
         return Seen(name, *size, entities, image_id, frame, data, at_limit=full)
+
+    @contextmanager
+    def _warming(self, snapshot: Snapshot | None, *, embeds: bool) -> Iterator[None]:
+        """Make the models ready while another process decodes the first photo."""
+        if self._is_warm:
+            yield
+            return
+        with ThreadPoolExecutor(1) as pool:
+            warmed = pool.submit(self._warm, snapshot, embeds)
+            yield
+            warmed.result()
+
+    def _warm(self, snapshot: Snapshot | None, embeds: bool) -> None:
+        if snapshot is not None:
+            self.job.open_for_reading()  # the models must be those that the store was made with
+        noise = np.random.default_rng(0).integers(0, 256, (_TRIED, _TRIED, 3), np.uint8)
+        frame = Frame(noise, _TRIED, _TRIED, "")
+        with self._models:
+            found = self.job.detector.detect([noise])[0].take([0])
+            if embeds:
+                embed_entities(self.job.embedder, frame, found, self.job.config.crop)
+        self._is_warm = True
 
     def _is_full(self, entities: Entities) -> bool:
         return len(entities) >= self.job.config.detect.max_entities
