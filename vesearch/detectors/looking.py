@@ -1,11 +1,15 @@
-"""Look at images with the segmenter's network: what it finds at one scale, and masks of that."""
+"""Look at images with a network of two steps: maps and proposals, then what heads say of boxes.
+
+Faster R-CNN (Ren et al. 1506.01497), on a feature pyramid (Lin et al. 1612.03144).
+"""
 
 from __future__ import annotations
 
+import importlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,39 +17,49 @@ import numpy as np
 from vesearch import engines
 from vesearch.detectors import boxes
 from vesearch.engines import Array, Examples, How, Network, Source
-from vesearch.records import Float32, Int64, UInt8
+from vesearch.records import Float32, Int64
 from vesearch.system.digests import version_digest
 
 if TYPE_CHECKING:
     import torch
 
-    from vesearch.detectors.segmenter_network import SegmenterNetwork
-
 _VERSION = "parts-2"  # change it whenever the same weights may make other parts
-STRIDES = (8, 16, 32, 64)
-ANCHORS = tuple((stride * 4, stride * 6) for stride in STRIDES)  # px
-RATIOS = (0.5, 1.0, 2.0)
-_MAPS = 3  # of the four that boxes are looked at in
-_PROPOSED = 400  # anchors of each map that may be something, and then boxes in all
-_KEPT = 100
+MULTIPLE = 32  # px: what the sides of images are padded to
+RATIOS = (0.5, 1.0, 2.0)  # of an anchor's height to its width
 _SAME_PROPOSAL = 0.7  # IoU above which of two of one map the lesser goes
 _LEAST_SIDE = 1e-3  # px
-_REFINED = 60  # boxes of an image at one scale that the second box head looks at
-# what deltas are divided by: of anchors, of the first head, of the second
-_ANCHOR_STEPS, _FIRST_STEPS, SECOND_STEPS = (
-    (1.0,) * 4,
-    (10.0, 10.0, 5.0, 5.0),
-    (20.0, 20.0, 10.0, 10.0),
-)
-_SIDE = 28  # of a mask
-_CHANNELS = 128  # of the maps
+_ANCHOR_STEPS = (1.0,) * 4  # what deltas of anchors are divided by
+FIRST_STEPS = (10.0, 10.0, 5.0, 5.0)  # and those of proposals
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a network of two steps looks at.
+
+    parts: the module that has its class Looking and those of its heads. strides: of its maps, all
+    of which have as many channels; cut: of how many, the finest, boxes are cut out. anchors: the
+    sides of each map's, px. tried: anchors of a map that may be something; kept: boxes in all.
+    heads: of each, the side that a box is cut out to, and the samples a point and side. example:
+    returns images as look() takes them, to convert the network with.
+    """
+
+    parts: str
+    strides: tuple[int, ...]
+    channels: int
+    cut: int
+    anchors: tuple[tuple[float, ...], ...]
+    tried: int
+    kept: int
+    heads: Mapping[str, tuple[int, int]]
+    example: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
     """What a network's backbone makes of images, and their size in px.
 
-    maps: of strides 8, 16 and 32. objectness: (n, a) logits of all anchors; deltas: (n, a, 4).
+    maps: those that boxes are cut out of. objectness: (n, a) logits of all anchors; deltas:
+    (n, a, 4). size_hw: without the padding, of one image.
     """
 
     maps: tuple[Array, ...]
@@ -53,11 +67,11 @@ class View:
     deltas: Float32
     size_hw: tuple[int, int]
 
-    def row(self, row: int) -> View:
-        """Return that of one of the images."""
+    def row(self, row: int, size_hw: tuple[int, int] | None = None) -> View:
+        """Return that of one of the images; size_hw: its own, where it was padded."""
         own = slice(row, row + 1)
         maps = tuple(one[own] for one in self.maps)
-        return View(maps, self.objectness[own], self.deltas[own], self.size_hw)
+        return View(maps, self.objectness[own], self.deltas[own], size_hw or self.size_hw)
 
     @property
     def unit(self) -> Float32:
@@ -66,128 +80,115 @@ class View:
 
 
 class Looking:
-    """The parts of a segmenter's network, each run by an engine.
+    """The parts of a network of two steps, each run by an engine.
 
     make: returns the network, with its weights; digest: stands for these.
     """
 
-    def __init__(self, make: Callable[[], SegmenterNetwork], digest: str, how: How) -> None:
+    def __init__(self, plan: Plan, make: Callable[[], Any], digest: str, how: How) -> None:
+        self._plan = plan
         self._make = make
         self._digest = digest
         self._how = how
         self._lock = threading.Lock()
+        self._networks: dict[str, Network] = {}
 
     def prepare(self) -> None:
         """Make all parts ready; the first of several threads does so, and the others wait."""
         with self._lock:
-            _ = (self._looking, self._small, self._first, self._second, self._large, self._masks)
+            if self._networks:
+                return
+            network = cache(self._make)  # once for all parts, if any is not converted yet
+            # rounded maps would make other boxes: 0.5 points of AP lower in docs/engines.md
+            exact = replace(self._how, bfloat16=False)
+            ready = {}
+            ready["Looking"] = self._ready(
+                "Looking", network, lambda: (self._plan.example(),), exact
+            )
+            for head, (side, samples) in self._plan.heads.items():
+                cut = partial(_noise, (3, self._plan.channels, side, side))
+                ready[head] = self._ready(head, network, cut, self._how)
+                ready[_cutting(side, samples)] = self._ready_to_cut(side, samples, exact)
+            self._networks = ready
 
-    def look(self, pixels: UInt8) -> View:
+    def look(self, pixels: np.ndarray) -> View:
         """Look at (n, h, w, 3) images, whose sides are multiples of 32."""
-        *maps, objectness, deltas = self._looking(pixels)
+        *maps, objectness, deltas = self._networks["Looking"](pixels)
         found = engines.array(objectness), engines.array(deltas)
         return View(tuple(maps), *found, (pixels.shape[1], pixels.shape[2]))
 
-    def boxes(self, view: View) -> tuple[Float32, Float32]:
-        """Return (m, 4) boxes of one image, in its pixels, and (m,) scores in [0, 1].
+    def proposed(self, view: View) -> Float32:
+        """Return the (m, 4) boxes of one image, best first, that may be something."""
+        plan, found, sure, begin = self._plan, [], [], 0
+        for anchors in _anchors(view.size_hw, plan.strides, plan.anchors):
+            rows = begin + _greatest(view.objectness[0, begin : begin + len(anchors)], plan.tried)
+            deltas = view.deltas[0, rows]
+            own = boxes.moved(anchors[rows - begin], deltas, _ANCHOR_STEPS, view.size_hw)
+            large = boxes.no_smaller(own, _LEAST_SIDE)
+            own, scores = own[large], view.objectness[0, rows[large]]
+            kept = boxes.without_repeats(own, scores, _SAME_PROPOSAL)[: plan.kept]
+            found.append(own[kept])
+            sure.append(scores[kept])
+            begin += len(anchors)
+        best = np.argsort(-np.concatenate(sure), kind="stable")[: plan.kept]
+        return np.concatenate(found)[best]
 
-        A box of every proposal that may be a thing: what is the same again is not told apart yet.
-        """
-        found = _proposed(view)
-        sure, deltas = _judged(self._small, self._first, view, found)
-        found = boxes.moved(found, deltas, _FIRST_STEPS, view.size_hw)
-        worth = np.argsort(-sure, kind="stable")[:_REFINED]
-        found, sure = found[worth], sure[worth]
-        surer, deltas, fit = _judged(self._small, self._second, view, found)
-        found = boxes.moved(found, deltas, SECOND_STEPS, view.size_hw)
-        # as much by how well the box fits as by how sure it is that there is something
-        return found, np.sqrt((sure + surer) / 2 * fit)
+    def judged(self, head: str, view: View, found: Float32) -> tuple[Float32, ...]:
+        """Return what a head says of what is cut out for (m, 4) boxes of one image."""
+        strides = self._plan.strides[: self._plan.cut]
+        level = boxes.levels(found, strides)
+        rows = [np.flatnonzero(level == i) for i in range(len(strides))]
+        # one more of each, of nothing: an engine need not know what no box is
+        given = [np.zeros((len(own) + 1, 5), np.float32) for own in rows]
+        for boxes_given, own in zip(given, rows, strict=True):
+            boxes_given[:-1, 1:] = found[own]
+        begins = np.cumsum([0, *(len(own) for own in given[:-1])])
+        order = np.empty(len(found), np.int64)
+        for begin, own in zip(begins, rows, strict=True):
+            order[own] = begin + np.arange(len(own))
+        cut = self._networks[_cutting(*self._plan.heads[head])](*view.maps, *given)
+        return tuple(engines.array(one)[order] for one in self._networks[head](*cut))
 
-    def masks(self, view: View, found: Float32) -> Float32:
-        """Return (m, 28, 28) probabilities of being inside the thing of each (m, 4) box."""
-        if not len(found):
-            return np.zeros((0, _SIDE, _SIDE), np.float32)
-        return _judged(self._large, self._masks, view, found)[0]
-
-    @cached_property
-    def _network(self) -> Any:
-        return self._make()
-
-    @cached_property
-    def _looking(self) -> Network:
-        rng = np.random.default_rng(0)
-        pixels = rng.integers(0, 256, (1, 320, 256, 3), np.uint8)
-        return self._ready("Looking", lambda: (pixels,))
-
-    @cached_property
-    def _first(self) -> Network:
-        return self._ready("First", lambda: (_noise(3, _CHANNELS, 7, 7),))
-
-    @cached_property
-    def _second(self) -> Network:
-        return self._ready("Second", lambda: (_noise(3, _CHANNELS, 7, 7),))
-
-    @cached_property
-    def _masks(self) -> Network:
-        return self._ready("Masks", lambda: (_noise(3, _CHANNELS, 14, 14),))
-
-    @cached_property
-    def _small(self) -> Network:
-        return self._cutting(7, 2)
-
-    @cached_property
-    def _large(self) -> Network:
-        return self._cutting(14, 1)
-
-    def _ready(self, part: str, examples: Callable[[], Examples]) -> Network:
+    def _ready(
+        self,
+        part: str,
+        network: Callable[[], Any],
+        examples: Callable[[], Examples],
+        how: How,
+    ) -> Network:
         def make() -> torch.nn.Module:
-            from vesearch.detectors import segmenter_parts
+            of = getattr(importlib.import_module(self._plan.parts), part)
+            made: torch.nn.Module = of(network()).eval()
+            return made
 
-            made: torch.nn.Module = getattr(segmenter_parts, part)(self._network)
-            return made.eval()
+        digest = version_digest(_VERSION, part, self._digest)
+        return engines.ready(Source(digest, make, examples), how)
 
-        # rounded maps would make other boxes: 0.5 points of AP lower in docs/engines.md
-        how = self._how if part != "Looking" else replace(self._how, bfloat16=False)
-        return engines.ready(
-            Source(version_digest(_VERSION, part, self._digest), make, examples), how
-        )
+    def _ready_to_cut(self, side: int, samples: int, how: How) -> Network:
+        strides = self._plan.strides[: self._plan.cut]
 
-    def _cutting(self, size: int, samples: int) -> Network:
         def make() -> torch.nn.Module:
-            from vesearch.detectors.segmenter_parts import Cutting
+            from vesearch.detectors.looking_parts import Cutting
 
-            return Cutting(size, samples)
+            return Cutting(side, samples, strides)
 
-        source = Source(version_digest(_VERSION, f"cutting {size} {samples}"), make, _example)
-        return engines.ready(source, replace(self._how, bfloat16=False))
+        def examples() -> Examples:
+            """Return maps of an image of 256 x 320 px, and boxes of each."""
+            maps = _noise(*((1, self._plan.channels, 320 // s, 256 // s) for s in strides))
+            rows = [np.array([[0, 0, 0, 64, 64]] * (i + 2), np.float32) for i in range(len(maps))]
+            return *maps, *rows
 
-
-def _example() -> Examples:
-    """Return maps of an image of 256 x 320 px, and boxes of each."""
-    maps = [_noise(1, _CHANNELS, 320 // stride, 256 // stride) for stride in STRIDES[:_MAPS]]
-    rows = [np.array([[0, 0, 0, 64, 64]] * (i + 2), np.float32) for i in range(_MAPS)]
-    return *maps, *rows
-
-
-def _noise(*shape: int) -> Float32:
-    return np.random.default_rng(0).standard_normal(shape, np.float32)
+        digest = version_digest(_VERSION, f"{_cutting(side, samples)} {strides}")
+        return engines.ready(Source(digest, make, examples), how)
 
 
-def _proposed(view: View) -> Float32:
-    """Return the boxes of one image, best first, that may be something."""
-    found, sure, begin = [], [], 0
-    for anchors in _anchors(view.size_hw):
-        rows = begin + _greatest(view.objectness[0, begin : begin + len(anchors)], _PROPOSED)
-        deltas = view.deltas[0, rows]
-        own = boxes.moved(anchors[rows - begin], deltas, _ANCHOR_STEPS, view.size_hw)
-        large = ((own[:, 2:] - own[:, :2]) >= _LEAST_SIDE).all(1)
-        own, scores = own[large], view.objectness[0, rows[large]]
-        kept = boxes.without_repeats(own, scores, _SAME_PROPOSAL)[:_KEPT]
-        found.append(own[kept])
-        sure.append(scores[kept])
-        begin += len(anchors)
-    best = np.argsort(-np.concatenate(sure), kind="stable")[:_KEPT]
-    return np.concatenate(found)[best]
+def _cutting(side: int, samples: int) -> str:
+    return f"cutting {side} {samples}"
+
+
+def _noise(*shapes: tuple[int, ...]) -> Examples:
+    rng = np.random.default_rng(0)
+    return tuple(rng.standard_normal(shape, np.float32) for shape in shapes)
 
 
 def _greatest(values: Float32, most: int) -> Int64:
@@ -198,24 +199,11 @@ def _greatest(values: Float32, most: int) -> Int64:
     return rows[np.argsort(-values[rows], kind="stable")]
 
 
-@cache
-def _anchors(size_hw: tuple[int, int]) -> list[Float32]:
-    """Return the anchors of each map."""
-    h, w = size_hw
-    grids = [(-(-h // stride), -(-w // stride)) for stride in STRIDES]
-    return boxes.anchors(size_hw, grids, ANCHORS, RATIOS)
-
-
-def _judged(cutting: Network, head: Network, view: View, found: Float32) -> tuple[Float32, ...]:
-    """Return what a head says of what is cut out for (m, 4) boxes of one image."""
-    level = boxes.levels(found, STRIDES[:_MAPS])
-    rows = [np.flatnonzero(level == i) for i in range(_MAPS)]
-    # one more of each, of nothing: an engine need not know what no box is
-    given = [np.zeros((len(own) + 1, 5), np.float32) for own in rows]
-    for boxes_given, own in zip(given, rows, strict=True):
-        boxes_given[:-1, 1:] = found[own]
-    begins = np.cumsum([0, *(len(own) for own in given[:-1])])
-    order = np.empty(len(found), np.int64)
-    for begin, own in zip(begins, rows, strict=True):
-        order[own] = begin + np.arange(len(own))
-    return tuple(engines.array(one)[order] for one in head(*cutting(*view.maps, *given)))
+@lru_cache(maxsize=16)  # of a large image those of a size take 4 MB
+def _anchors(
+    size_hw: tuple[int, int], strides: tuple[int, ...], sides: tuple[tuple[float, ...], ...]
+) -> list[Float32]:
+    """Return the anchors of each map of an image, which is padded."""
+    h, w = (-(-side // MULTIPLE) * MULTIPLE for side in size_hw)
+    grids = [(-(-h // stride), -(-w // stride)) for stride in strides]
+    return boxes.anchors((h, w), grids, sides, RATIOS)
