@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,7 +68,7 @@ def detectors(images: list[Any], scratch: Path, device: str) -> Iterator[Row]:
 
     def torchvision() -> Any:
         made = DETECTORS.create("torchvision", weights=str(weights), device=device)
-        made._model.roi_heads.detections_per_img = INSTANCES
+        made.limits = replace(made.limits, most=INSTANCES)
         return made
 
     make["torchvision, Mask R-CNN v2 R50"] = torchvision

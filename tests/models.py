@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
+from tests.photos import photo
 from vesearch.checkpoints import converted
+from vesearch.detectors.torchvision_looking import Limits
 from vesearch.networks.architecture import Architecture
 
 _SECOND = 15  # COCO's cat
@@ -52,11 +56,15 @@ def detectron2_weights(config: str, out: Path) -> Path:
     return out
 
 
+# small images and few instances: a tenth of the time
+LIMITS = Limits(shortest=SIZE, proposals=100, most=12)
+
+
 def shrink(network: Any) -> None:
-    """Let a torchvision Mask R-CNN work on small images and few instances: a tenth of the time."""
-    network.transform.min_size = (SIZE,)
-    network.rpn._post_nms_top_n = dict.fromkeys(network.rpn._post_nms_top_n, 100)
-    network.roi_heads.detections_per_img = 12
+    """Let torchvision's own Mask R-CNN keep to LIMITS."""
+    network.transform.min_size = (LIMITS.shortest,)
+    network.rpn._post_nms_top_n = dict.fromkeys(network.rpn._post_nms_top_n, LIMITS.proposals)
+    network.roi_heads.detections_per_img = LIMITS.most
 
 
 def torchvision_weights(out: Path, *, classes: int = 91) -> Path:
@@ -70,6 +78,33 @@ def torchvision_weights(out: Path, *, classes: int = 91) -> Path:
         network.roi_heads.box_predictor.bbox_pred.weight *= 1e-4
         network.roi_heads.box_predictor.cls_score.weight *= 1e-3
         network.roi_heads.box_predictor.cls_score.bias[1] += 6
+    torch.save(network.state_dict(), out)
+    return out
+
+
+def torchvision_varied(out: Path) -> Path:
+    """Make weights for the same that find things of many kinds and places: norms fit a picture."""
+    from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
+
+    torch.manual_seed(0)
+    network = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).eval()
+    network.transform.min_size = (224,)
+    with Image.open(photo("coffee.png")) as image:
+        pixels = np.asarray(image.convert("RGB").resize((336, 224)), np.float32) / 255
+    picture = torch.from_numpy(pixels).permute(2, 0, 1)
+    norms = [part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    heads = network.roi_heads
+    with torch.no_grad():
+        network.backbone(network.transform([picture])[0].tensors)
+        heads.box_head(torch.randn(16, 256, 7, 7))
+        heads.mask_head(torch.randn(16, 256, 14, 14))
+        network.rpn.head.cls_logits.weight *= 100
+        network.rpn.head.bbox_pred.weight *= 10
+        heads.box_predictor.cls_score.weight *= 12
+        heads.box_predictor.bbox_pred.weight *= 2
     torch.save(network.state_dict(), out)
     return out
 

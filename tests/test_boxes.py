@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
@@ -14,8 +15,10 @@ from torchvision.ops.poolers import LevelMapper
 
 from vesearch import engines
 from vesearch.detectors import boxes
-from vesearch.detectors.looking import ANCHORS, RATIOS, STRIDES, _anchors
-from vesearch.detectors.segmenter import _drawn
+from vesearch.detectors.looking import RATIOS, Plan, _anchors
+from vesearch.detectors.segmenter_looking import PLAN
+from vesearch.detectors.stretching import pasted, stretched
+from vesearch.detectors.torchvision_looking import Limits
 from vesearch.engines import pytorch
 from vesearch.records import Float32
 
@@ -53,25 +56,28 @@ def test_deltas_move_boxes(weights: tuple[float, ...]) -> None:
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=2e-3)
 
 
+@pytest.mark.parametrize("plan", [PLAN, Limits().plan()])
 @pytest.mark.parametrize("size_hw", [(480, 640), (640, 352), (32, 640)])
-def test_anchors(size_hw: tuple[int, int]) -> None:
-    made = AnchorGenerator(ANCHORS, (RATIOS,) * len(ANCHORS))
-    grids = [(-(-size_hw[0] // s), -(-size_hw[1] // s)) for s in STRIDES]
+def test_anchors(plan: Plan, size_hw: tuple[int, int]) -> None:
+    made = AnchorGenerator(plan.anchors, (RATIOS,) * len(plan.anchors))
+    grids = [(-(-size_hw[0] // s), -(-size_hw[1] // s)) for s in plan.strides]
     maps = [torch.zeros(1, 1, *grid) for grid in grids]
     (theirs,) = made(ImageList(torch.zeros(1, 3, *size_hw), [size_hw]), maps)
-    np.testing.assert_array_equal(np.concatenate(_anchors(size_hw)), theirs.numpy())
+    for own in (size_hw, (size_hw[0] - 31, size_hw[1] - 5)):  # also of what is padded to it
+        ours = _anchors(own, plan.strides, plan.anchors)
+        np.testing.assert_array_equal(np.concatenate(ours), theirs.numpy())
 
 
 def test_the_map_that_a_box_is_looked_at_in() -> None:
     given = np.concatenate([some(500), [[5, 5, 5, 5], [0, 0, 112, 112], [0, 0, 224, 224]]])
     given = given.astype(np.float32)
     theirs = LevelMapper(3, 5)([torch.from_numpy(given)]).numpy()
-    np.testing.assert_array_equal(boxes.levels(given, STRIDES[:3]), theirs)
+    np.testing.assert_array_equal(boxes.levels(given, PLAN.strides[:3]), theirs)
 
 
 @pytest.mark.parametrize(("size", "samples"), [(7, 2), (14, 1)])
 def test_what_is_cut_out_of_maps(size: int, samples: int) -> None:
-    rng, strides = np.random.default_rng(4), STRIDES[:3]
+    rng, strides = np.random.default_rng(4), PLAN.strides[:3]
     grids = [(SIZE[0] // stride, SIZE[1] // stride) for stride in strides]
     maps = [rng.standard_normal((1, 5, *grid), np.float32) for grid in grids]
     rim = [[0, 0, 640, 480], [639, 479, 640, 480], [640, 480, 640, 480], [0, 0, 0, 0], [3, 3, 4, 4]]
@@ -100,6 +106,19 @@ def test_masks_are_drawn_as_torchvision_pastes_them() -> None:
         pixels = torch.from_numpy(placed) * torch.tensor([w, h, w, h])
         theirs = paste_masks_in_image(torch.from_numpy(small)[:, None], pixels, (h, w))[:, 0]
         near = np.abs(theirs.numpy() - 0.45) < 1e-4  # there rounding decides
-        differs = (_drawn(placed, small, (h, w)) != (theirs.numpy() > 0.45)) & ~near
+        ours = pasted(placed, small, (h, w), inside=0.45)
+        differs = (ours != (theirs.numpy() > 0.45)) & ~near
         assert differs.sum() == 0, (h, w)
-    assert _drawn(placed[:0], small[:0], (5, 5)).shape == (0, 5, 5)
+    assert pasted(placed[:0], small[:0], (5, 5), inside=0.45).shape == (0, 5, 5)
+
+
+def test_a_thin_photo_keeps_a_row() -> None:
+    assert Limits().size_hw(np.zeros((1, 2000, 3), np.uint8)) == (1, 1333)
+
+
+@pytest.mark.parametrize("size_hw", [(800, 1066), (21, 33), (1, 1), (64, 48)])
+def test_images_are_stretched_as_torch_does(size_hw: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(4).integers(0, 256, (48, 64, 3), np.uint8)
+    chw = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    theirs = interpolate(chw, size_hw, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+    np.testing.assert_allclose(stretched(pixels, size_hw), theirs.numpy(), atol=0.02)

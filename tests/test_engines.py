@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from tests import models
 from tests.photos import photo
 from vesearch import engines
 from vesearch.detectors.segmenter import Segmenter
+from vesearch.detectors.torchvision import MaskRCNN
 from vesearch.embedders import EMBEDDERS, Embedder
 from vesearch.embedders.builtin import Lite0
 from vesearch.engines import openvino
@@ -24,7 +27,7 @@ from vesearch.errors import ConfigError, MissingPackageError
 from vesearch.masks import decode
 from vesearch.networks import devices
 from vesearch.networks.architecture import Architecture
-from vesearch.records import UInt8
+from vesearch.records import Entities, UInt8
 from vesearch.system import threads
 from vesearch.weights import zoo
 
@@ -101,11 +104,51 @@ def test_entities_are_the_same_whatever_runs_the_network(kept: Path) -> None:
             Segmenter(engine=e, precision="float32").detect([pixels])[0]
             for e in ("torch", "openvino")
         )
-        assert len(one) == len(other)
-        np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
-        for mine, theirs in zip(one.masks, other.masks, strict=True):
-            a, b = decode(mine, one.mask_size_hw), decode(theirs, other.mask_size_hw)
-            assert (a & b).sum() / (a | b).sum() > 0.99
+        assert_same(one, other)
+
+
+def assert_same(one: Entities, other: Entities) -> None:
+    np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+    assert one.labels == other.labels
+    for mine, theirs in zip(one.masks, other.masks, strict=True):
+        a, b = decode(mine, one.mask_size_hw), decode(theirs, other.mask_size_hw)
+        assert (a & b).sum() / (a | b).sum() > 0.99
+
+
+_TORCHVISION = """
+import sys
+import numpy as np
+from vesearch.detectors.torchvision import MaskRCNN
+from vesearch.detectors.torchvision_looking import Limits
+detector = MaskRCNN(weights=sys.argv[2], engine="openvino")
+detector.limits = Limits(*map(int, sys.argv[3:]))
+print(detector.detect([np.load(sys.argv[1])])[0].scores.tolist())
+print([name for name in ("torch", "torchvision") if name in sys.modules])
+"""
+
+
+def test_torchvision_finds_the_same_whatever_runs_it(kept: Path, tmp_path: Path) -> None:
+    weights = models.torchvision_varied(tmp_path / "varied.pth")
+    image = Image.fromarray(pixels_of("coffee.png"))
+    image.thumbnail((200, 200))
+    pixels, found = np.asarray(image), {}
+    for engine, precision in (("torch", "auto"), ("openvino", "auto"), ("openvino", "bfloat16")):
+        detector = MaskRCNN(weights=str(weights), engine=engine, precision=precision)
+        detector.limits = models.LIMITS
+        found[engine, precision] = detector.detect([pixels])[0]
+        assert detector.computes_in == {"auto": "float32"}.get(precision, precision)
+    one, other, rounded = found.values()
+    assert len(one) > 2
+    assert_same(one, other)
+    assert abs(float(rounded.scores[0]) - float(one.scores[0])) < 0.1
+    # another process needs no torch, now that it is converted
+    np.save(tmp_path / "given.npy", pixels)
+    given = [tmp_path / "given.npy", weights, *dataclasses.astuple(models.LIMITS)]
+    script = [sys.executable, "-c", _TORCHVISION, *map(str, given)]
+    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    scores, libraries = done.stdout.splitlines()
+    np.testing.assert_allclose(json.loads(scores), other.scores, atol=1e-4)
+    assert libraries == "[]"
 
 
 def test_what_learns_is_not_answered_from_before(kept: Path) -> None:

@@ -91,7 +91,7 @@ OWNERS = {
     "torch": {"checkpoints", "detectors", "embedders", "engines", "networks", "training"},
     "openvino": {"engines"},
     "torchvision": {"detectors", "training"},
-    "timm": {"networks/lite0.py", "embedders/timm.py"},
+    "timm": {"networks/lite0.py", "networks/padding.py", "embedders/timm.py"},
     "detectron2": {"detectors/detectron2.py", "detectors/detectron2_model.py"},
     "google_crc32c": {"checkpoints/table.py"},
     "safetensors": {"checkpoints/tensorfile.py"},

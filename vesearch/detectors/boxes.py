@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vesearch.records import Float32, Int32, Int64
+from vesearch.records import Bool, Float32, Int32, Int64
 
 _LARGEST_STEP = math.log(1000 / 16)  # of a side's logarithm: else exp() may overflow
 _PLAIN_SIDE, _PLAIN_LEVEL = 224, 4  # px of a box that is looked at in the map of stride 2^4
@@ -64,6 +64,12 @@ def moved(
     centres = centres + steps[:, :2] * sides
     sides = sides * np.exp(np.minimum(steps[:, 2:], np.float32(_LARGEST_STEP)))
     return within(np.concatenate([centres - sides / 2, centres + sides / 2], axis=1), size_hw)
+
+
+def no_smaller(boxes: Float32, least: float) -> Bool:
+    """Return for each box whether both of its sides are of a length at least."""
+    large: Bool = np.all(boxes[:, 2:] - boxes[:, :2] >= least, axis=1)
+    return large
 
 
 def within(boxes: Float32, size_hw: tuple[int, int]) -> Float32:

@@ -13,8 +13,10 @@ import numpy as np
 
 from vesearch import engines, masks
 from vesearch.detectors.batching import batches, shrink
-from vesearch.detectors.looking import Looking, View
+from vesearch.detectors.looking import View
+from vesearch.detectors.segmenter_looking import PLAN, SegmenterLooking
 from vesearch.detectors.selection import Selection
+from vesearch.detectors.stretching import pasted
 from vesearch.engines import How
 from vesearch.networks import devices, lite0
 from vesearch.records import Bool, Entities, Float32, Int64, UInt8
@@ -97,7 +99,7 @@ class Segmenter:
                 views = [looking.look(np.stack(same)) for same in scales]
                 for row, i in enumerate(group):
                     own = [view.row(row) for view in views]
-                    seen = _Seen(small[i][-1], own[-1].features)
+                    seen = _Seen(small[i][-1], own[-1].map(1))
                     found[i] = self._entities(self._things(own), seen, images[i].shape[:2])
         return [found[i] for i in range(len(images))]
 
@@ -106,7 +108,7 @@ class Segmenter:
         return zoo.locate("builtin", self.weights) if self.weights else WEIGHTS
 
     @cached_property
-    def _looking(self) -> Looking:
+    def _looking(self) -> SegmenterLooking:
         digest = version_digest(lite0.weights_digest(), sha256(self._path))
         how = How(
             engines.choose(self.engine, self.device),
@@ -114,7 +116,7 @@ class Segmenter:
             bfloat16=self.computes_in == "bfloat16",
             at_once=self.at_once,
         )
-        return Looking(self._network, digest, how)
+        return SegmenterLooking(PLAN, self._network, digest, how)
 
     @property
     def computes_in(self) -> str:
@@ -170,7 +172,7 @@ class Segmenter:
 
         small = tidied(things.masks, _INSIDE)
         half = (things.size_hw[0] // 2, things.size_hw[1] // 2)  # enough to compare them
-        inside = _drawn(things.boxes, small, half)
+        inside = pasted(things.boxes, small, half, inside=_INSIDE)
         rows, scores = distinct(inside, things.scores, least=_LEAST_SCORE)
         shares = inside.mean((1, 2)).astype(np.float32)
         rows = rows[self.selection.rows(scores[rows], shares[rows])]
@@ -178,7 +180,8 @@ class Segmenter:
         h, w = size_hw[:2]
         if len(rows):
             rows = _first_seen(rows, scores, shares, things.boxes)
-            drawn, scores = _drawn(things.boxes[rows], small[rows], (h, w)), scores[rows]
+            drawn = pasted(things.boxes[rows], small[rows], (h, w), inside=_INSIDE)
+            scores = scores[rows]
         else:
             drawn, scores = np.ones((1, h, w), bool), np.array([_WHOLE_SCORE], np.float32)
         found = masks.to_entities(drawn, scores)
@@ -224,41 +227,6 @@ class _Things:
     scores: Float32
     masks: Float32
     size_hw: tuple[int, int]
-
-
-def _drawn(boxes: Float32, small: Float32, size_hw: tuple[int, int]) -> Bool:
-    """Return (n, 28, 28) masks where their (n, 4) boxes, in [0, 1], lie in an image: (n, h, w).
-
-    As torchvision pastes them: with a rim of one point, which is nothing, and enlarged bilinearly
-    to whole pixels.
-    """
-    h, w = size_hw
-    drawn = np.zeros((len(boxes), h, w), bool)
-    side = small.shape[-1] if len(small) else 1
-    centres, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
-    halves = halves * np.float32((side + 2) / side)
-    placed = np.concatenate([centres - halves, centres + halves], 1) * np.array([w, h, w, h])
-    for own, mask, (x0, y0, x1, y1) in zip(drawn, small, placed.astype(np.int64), strict=True):
-        down, across = _enlarging(y0, y1, side + 2, h), _enlarging(x0, x1, side + 2, w)
-        part = down @ np.pad(mask, 1) @ across.T > _INSIDE
-        own[max(y0, 0) : min(y1 + 1, h), max(x0, 0) : min(x1 + 1, w)] = part
-    return drawn
-
-
-def _enlarging(begin: int, end: int, side: int, limit: int) -> Float32:
-    """Return what `side` points are multiplied by to fill the pixels from begin to end, inclusive.
-
-    (m, side); of the m those that lie in [0, limit).
-    """
-    pixels = np.arange(max(begin, 0), min(end + 1, limit))
-    at = ((pixels - begin + 0.5) * side / max(end + 1 - begin, 1) - 0.5).clip(0, side - 1)
-    low = at.astype(np.int64)
-    part = (at - low).astype(np.float32)
-    weights = np.zeros((len(pixels), side), np.float32)
-    rows = np.arange(len(pixels))
-    weights[rows, low] = 1 - part
-    weights[rows, np.minimum(low + 1, side - 1)] += part
-    return weights
 
 
 def _first_seen(rows: Int64, scores: Float32, shares: Float32, placed: Float32) -> Int64:

@@ -25,12 +25,13 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from vesearch.checkpoints import pytorch, tensorfile
-from vesearch.detectors.looking import ANCHORS, RATIOS, SECOND_STEPS
+from vesearch.detectors.looking import RATIOS
+from vesearch.detectors.segmenter_looking import PLAN, SECOND_STEPS
 from vesearch.errors import ModelError
 from vesearch.networks import lite0
 from vesearch.networks.folding import fold_batch_norms
 
-_CHANNELS = 128  # of the pyramid
+_CHANNELS = PLAN.channels  # of the pyramid
 _HIDDEN = 256  # of the box head
 _BACKBONE = "backbone.body."
 _FIRST_HEAD = ("roi_heads.box_head.", "roi_heads.box_predictor.")
@@ -158,7 +159,7 @@ class SegmenterNetwork(nn.Module):
             mask_head=nn.Sequential(*(_grouped(_CHANNELS) for _ in range(3))),
             mask_predictor=_MaskPredictor(),
         )
-        anchors = AnchorGenerator(ANCHORS, (RATIOS,) * len(ANCHORS))
+        anchors = AnchorGenerator(PLAN.anchors, (RATIOS,) * len(PLAN.anchors))
         self.rpn = proposals(
             anchors,
             RPNHead(_CHANNELS, anchors.num_anchors_per_location()[0]),

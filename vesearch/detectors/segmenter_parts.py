@@ -1,10 +1,12 @@
-"""The parts of the segmenter's network as an engine runs them: tensors in, a tuple of them out."""
+"""The parts of the segmenter's network as an engine runs them."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from vesearch.detectors import looking_parts
+from vesearch.detectors.segmenter_looking import PLAN
 from vesearch.detectors.segmenter_network import SegmenterNetwork
 from vesearch.networks import lite0
 
@@ -32,16 +34,9 @@ class Proposing(nn.Module):
         self.backbone, self.head = network.backbone, network.rpn.head
 
     def forward(self, *body: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the cells, (n, m, c), then (n, a) and (n, a, 4) of the anchors, map after map."""
-        maps = list(self.backbone.joined(body).values())
-        cells = torch.cat([one.flatten(2) for one in maps[:3]], 2).transpose(1, 2)
-        objectness, deltas = self.head(maps)
-        flat = torch.cat([o.permute(0, 2, 3, 1).flatten(1) for o in objectness], 1)
-        # (n, kinds * 4, h, w) -> (n, h * w * kinds, 4)
-        moves = torch.cat(
-            [d.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)) for d in deltas], 1
-        )
-        return cells, flat, moves
+        """Return what proposing() does."""
+        maps = self.backbone.joined(body).values()
+        return looking_parts.proposing(maps, self.head, cut=PLAN.cut)
 
 
 class First(nn.Module):

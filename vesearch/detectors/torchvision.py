@@ -2,42 +2,71 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from vesearch import masks
-from vesearch.checkpoints import pytorch
+from vesearch import engines, masks
 from vesearch.detectors.batching import batches
+from vesearch.detectors.looking import View
 from vesearch.detectors.selection import Selection
+from vesearch.detectors.stretching import pasted
+from vesearch.detectors.torchvision_looking import Limits, TorchvisionLooking, sized
+from vesearch.engines import How
 from vesearch.errors import ModelError
 from vesearch.networks import devices
-from vesearch.records import Entities, Float32, UInt8
+from vesearch.records import Entities, Int64, UInt8
 from vesearch.system.digests import sha256, version_digest
+from vesearch.system.threads import one_for_products
 from vesearch.weights import download, zoo
-
-if TYPE_CHECKING:
-    import torch
 
 _VERSION = "torchvision-1"  # change it whenever the same outputs may give other entities
 _MODEL = "maskrcnn_resnet50_fpn_v2"
 _URL = "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
-_SAME_BOX = 0.8  # IoU above which the lesser of two instances is the same thing, classed otherwise
-_COCO_CLASSES = 91  # outputs of the published model, background included
+_INSIDE = 0.5  # probability above which a pixel is the thing's
+# of the published model, as torchvision lists them; its metadata would take torch
+_NAMES = """
+__background__, person, bicycle, car, motorcycle, airplane, bus, train, truck, boat,
+traffic light, fire hydrant, N/A, stop sign, parking meter, bench, bird, cat, dog, horse, sheep,
+cow, elephant, bear, zebra, giraffe, N/A, backpack, umbrella, N/A, N/A, handbag, tie, suitcase,
+frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard,
+tennis racket, bottle, N/A, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich,
+orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, N/A,
+dining table, N/A, N/A, toilet, N/A, tv, laptop, mouse, remote, keyboard, cell phone, microwave,
+oven, toaster, sink, refrigerator, N/A, book, clock, vase, scissors, teddy bear, hair drier,
+toothbrush
+"""
+_CLASSES = tuple(name.strip() for name in _NAMES.split(","))
 
 
 class MaskRCNN:
-    """Entities of maskrcnn_resnet50_fpn_v2; weights: a file, or "" for the published ones."""
+    """Entities of maskrcnn_resnet50_fpn_v2; weights: a file, or "" for the published ones.
+
+    precision: "bfloat16" is that of the heads; "auto" is float32, as what bfloat16 does to the
+    published weights was not measured. engine: as run.engine.
+    """
 
     def __init__(
-        self, *, weights: str = "", selection: Selection | None = None, device: str = "cpu"
+        self,
+        *,
+        weights: str = "",
+        selection: Selection | None = None,
+        precision: str = "auto",
+        engine: str = "auto",
+        device: str = "cpu",
     ) -> None:
         self.weights = weights
         self.selection = selection or Selection()
+        self.precision = precision
+        self.engine = engine
         self.device = device
+        self.limits = Limits()
+        self._lock = threading.Lock()
 
     @staticmethod
     def library() -> str:
@@ -51,22 +80,29 @@ class MaskRCNN:
         """Digest of the weights file; published ones are fetched when they are missing."""
         return version_digest(_VERSION, sha256(self._weights))
 
+    @property
+    def computes_in(self) -> str:
+        """The precision that the heads compute in: what was asked for, else float32."""
+        return "bfloat16" if self.precision == "bfloat16" else "float32"
+
     def detect(self, images: Sequence[UInt8]) -> list[Entities]:
         """Return the ranked entities of each (h, w, 3) uint8 RGB image.
 
         Raises ModelError for weights that do not fit.
         """
-        import torch
-
+        with self._lock:
+            looking = self._looking
+        looking.prepare()
         found: dict[int, Entities] = {}
-        with torch.inference_mode():
-            inputs = [self._model.transform([self._input(pixels)])[0] for pixels in images]
-            shapes = [tuple(one.tensors.shape) for one in inputs]  # padded
+        sizes = [self.limits.size_hw(pixels) for pixels in images]
+        with one_for_products():
+            inputs = [sized(*one) for one in zip(images, sizes, strict=True)]  # padded
+            shapes = [one.shape for one in inputs]
             for group in batches(shapes, on_cpu=devices.is_cpu(self.device)):
-                sizes = [images[i].shape[:2] for i in group]
-                outputs = self._forward([inputs[i] for i in group], sizes)
-                for i, entities in zip(group, outputs, strict=True):
-                    found[i] = entities
+                views = looking.look(np.stack([inputs[i] for i in group]))
+                for row, i in enumerate(group):
+                    h, w = images[i].shape[:2]
+                    found[i] = self._entities(views.row(row, sizes[i]), (h, w))
         return [found[i] for i in range(len(images))]
 
     @cached_property
@@ -76,18 +112,21 @@ class MaskRCNN:
         return download.cached(_URL, zoo.torchvision_path(_URL), advice=zoo.DETECTOR_ADVICE)
 
     @cached_property
-    def _names(self) -> tuple[str, ...] | None:
-        """Return the class names, which only the published classes have."""
-        from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights
+    def _looking(self) -> TorchvisionLooking:
+        how = How(
+            engines.choose(self.engine, self.device),
+            self.device,
+            bfloat16=self.computes_in == "bfloat16",
+        )
+        plan, digest = self.limits.plan(), sha256(self._weights)
+        return TorchvisionLooking(plan, self._network, digest, how)
 
-        names = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.meta["categories"]
-        outputs = self._model.roi_heads.box_predictor.cls_score.out_features
-        return tuple(names) if outputs == _COCO_CLASSES else None
-
-    @cached_property
-    def _model(self) -> Any:
+    def _network(self) -> Any:
         import torch
         from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
+
+        from vesearch.checkpoints import pytorch
+        from vesearch.networks.folding import fold_batch_norms
 
         tensors: Any = pytorch.read_checkpoint(self._weights)
         tensors = tensors.get("model", tensors)  # as torchvision's training script saves it
@@ -101,59 +140,32 @@ class MaskRCNN:
         except RuntimeError as err:
             misfit = pytorch.misfit(err)
             raise ModelError(f"{self._weights} does not fit {_MODEL}: {misfit}") from err
-        # below min_score nothing is kept: it need not get a mask either
-        model.roi_heads.score_thresh = max(model.roi_heads.score_thresh, self.selection.min_score)
-        model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        return model.to(devices.resolve(self.device))
+        model.eval().requires_grad_(False)
+        fold_batch_norms(model)
+        return model.to(memory_format=torch.channels_last)
 
-    def _input(self, pixels: UInt8) -> torch.Tensor:
-        """Return (3, h, w) float32 in [0, 1]; the model normalises and resizes itself."""
-        import torch
+    def _entities(self, view: View, size_hw: tuple[int, int]) -> Entities:
+        """Select by the network's small masks, then draw those at full size.
 
-        chw = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        return chw.to(devices.resolve(self.device)).float().div_(255)
-
-    def _forward(self, inputs: list[Any], sizes_hw: list[tuple[int, ...]]) -> list[Entities]:
-        """Run the model's parts, so that only what is selected gets a mask of the image's size.
-
-        A hundred masks of a 1024 px photo would take 400 MB. inputs: what the model's transform
-        makes of each image, padded to one shape; sizes_hw: the images' own.
+        A hundred masks of a 1024 px photo would take 100 MB.
         """
-        import torch
-        from torchvision.models.detection.image_list import ImageList
-
-        model = self._model
-        self.selection.check_labels(self._names)
-        shrunk = [one.image_sizes[0] for one in inputs]
-        batch = ImageList(torch.cat([one.tensors for one in inputs]), shrunk)
-        features = model.backbone(batch.tensors)
-        proposals, _ = model.rpn(batch, features)
-        found, _ = model.roi_heads(features, proposals, shrunk)
-        return [
-            self._entities(one, small_hw, (size_hw[0], size_hw[1]))
-            for one, small_hw, size_hw in zip(found, shrunk, sizes_hw, strict=True)
-        ]
-
-    def _entities(
-        self, found: dict[str, Any], shrunk_hw: tuple[int, int], size_hw: tuple[int, int]
-    ) -> Entities:
-        """Select by the network's small masks, (n, 1, 28, 28), then draw them at full size."""
-        from torchvision.ops import nms
-
-        distinct = nms(found["boxes"], found["scores"], _SAME_BOX)
-        found = {name: column[distinct] for name, column in found.items()}
-        names = [self._names[c] if self._names else None for c in found["labels"].tolist()]
-        scores = found["scores"].cpu().numpy().astype(np.float32)
-        rows = self.selection.rows(scores, _shares(found, shrunk_hw), labels=names)
-        chosen = {name: column[rows] for name, column in found.items()}
-        drawn = self._model.transform.postprocess([chosen], [shrunk_hw], [size_hw])[0]
-        full = (drawn["masks"][:, 0] > 0.5).cpu().numpy()  # (n, 1, h, w) -> (n, h, w)
-        return masks.to_entities(full, scores[rows], labels=[names[row] for row in rows])
+        looking, selection = self._looking, self.selection
+        least, most = selection.min_score, self.limits.most
+        found = looking.instances(view, least=least, most=most)
+        names = _CLASSES if found.classes == len(_CLASSES) else None
+        selection.check_labels(names)
+        sides = (found.boxes[:, 2:] - found.boxes[:, :2]) / view.unit[2:]
+        # a mask is no larger than its box: what is too small by that needs none
+        every = replace(selection, max_entities=len(found.boxes))
+        rows = every.rows(found.scores, sides.prod(1), labels=_named(names, found.labels))
+        found, shares = found.rows(rows), sides[rows].prod(1)
+        small = looking.masks(view, found)
+        shares *= (small > _INSIDE).mean((1, 2), dtype=np.float32)
+        labels = _named(names, found.labels)
+        rows = selection.rows(found.scores, shares, labels=labels)
+        full = pasted(found.boxes[rows] / view.unit, small[rows], size_hw, inside=_INSIDE)
+        return masks.to_entities(full, found.scores[rows], labels=[labels[row] for row in rows])
 
 
-def _shares(found: dict[str, Any], size_hw: tuple[int, int]) -> Float32:
-    """Return the (n,) areas of small masks within their boxes, as shares of the image."""
-    width, height = (found["boxes"][:, 2:] - found["boxes"][:, :2]).unbind(1)
-    inside = (found["masks"] > 0.5).float().mean((1, 2, 3))
-    shares: Float32 = (width * height * inside / (size_hw[0] * size_hw[1])).cpu().numpy()
-    return shares
+def _named(names: Sequence[str] | None, labels: Int64) -> list[str | None]:
+    return [names[label] if names else None for label in labels.tolist()]
