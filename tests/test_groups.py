@@ -224,11 +224,39 @@ def test_similar_as_json(known: Collection, config: Config) -> None:
     assert len(kinds["copies"]) == 1 and len(kinds["copies"][0]["also_at"]) == 2
 
 
+def test_similar_as_paths(known: Collection, config: Config) -> None:
+    groups = [list(group.paths()) for group in known.similar().groups]
+    lines = run(config, "similar", "--paths").stdout
+    assert [part.splitlines() for part in lines.split("\n\n")] == groups
+    names = run(config, "similar", "-0").stdout
+    assert [part.split("\0") for part in names.removesuffix("\0").split("\0\0")] == groups
+    best = [f"{thing.best.image}\n" for thing in known.browse().things]
+    assert best and run(config, "browse", "--paths").stdout == "".join(best)
+    assert run(config, "similar", "--kind", "burst", "--top", 1, "--paths").stdout.count("\n") == 3
+
+
+def test_copies_need_no_index(
+    colours: None,  # noqa: F811
+    config: Config,
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    Collection.of(config).ingest(photos)
+    copies = ("similar", "--kind", "copies")
+    assert run(config, *copies).stdout.startswith("1  copies, one photo at 3 paths\n")
+    for ending in ("png", "html"):
+        done = run(config, *copies, "--paths", "--out", tmp_path / f"x.{ending}")
+        assert done.exit_code == 0 and done.stdout.count(".png\n") == 3, done.output
+    refused = run(config, *copies, "--kind", "burst")
+    assert refused.exit_code == 1 and "run: vesearch build-index" in refused.output
+
+
 def test_nothing_alike_is_a_line(colours: None, config: Config, tmp_path: Path) -> None:  # noqa: F811
     draw(tmp_path / "photos" / "a.png", 0)
     Collection.of(config).ingest(tmp_path / "photos", index=True)
     assert run(config, "similar").stdout == "nothing is alike in 1 photos\n"
     assert run(config, "browse").stdout == "no thing is in two of 1 photos\n"
+    assert run(config, "similar", "--paths").stdout == ""
     for name in ("similar", "browse"):
         assert run(config, name, "--out", tmp_path / f"{name}.png").exit_code == 0
         assert run(config, name, "--out", tmp_path / f"{name}.html").exit_code == 0
@@ -288,6 +316,7 @@ def test_names_of_any_bytes(colours: None, config: Config, tmp_path: Path) -> No
         assert "\udcff" not in done.stdout
     page = Page((tmp_path / "x.html").read_text(encoding="utf-8"))
     assert page.tags >= {"a", "img"} and "<b>" not in str(page.pictures)
+    assert run(config, "similar", "--paths").stdout_bytes.count(b"\xff.png\n") == 2
     told = json.loads(run(config, "similar", "--json").stdout)["groups"][0]["photos"][0]
     assert {Path(path).name for path in (told["image"], *told["also_at"])} == {ODD}
 
@@ -344,6 +373,9 @@ def test_without_a_store_or_an_index_a_line_says_what_to_run(
         ("similar", "--min-confidence", "nan"),
         ("similar", "--kind", "twins"),
         ("browse", "--top", 0),
+        ("similar", "--paths", "--json"),
+        ("browse", "-0", "--json"),
+        ("remove", "x.png", "--paths", "--json"),
     ],
 )
 def test_wrong_use_is_told(known: Collection, config: Config, wrong: tuple[object, ...]) -> None:
