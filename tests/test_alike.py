@@ -102,7 +102,9 @@ def test_all_copies_lifts_it(known: Collection, photos: Path, config: Config) ->
     text = CliRunner().invoke(main, asked).output
     assert text.count("burst") == 2 and f"(+{FRAMES - 2} alike)" in text
     found = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)["matches"]
-    assert len(found[0]["alike"]) == FRAMES - 2
+    assert len(found[0]["alike"]) == len(found[0]["alike_ids"]) == FRAMES - 2
+    (entity_id,) = found[0]["alike_ids"][0]  # leads on to that photo
+    assert known.query(entity_id=entity_id).seen.name == found[0]["alike"][0]
     assert CliRunner().invoke(main, [*asked, "--all-copies"]).output.count("burst") == 11
 
 

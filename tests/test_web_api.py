@@ -31,11 +31,14 @@ from vesearch.care.status import status_of
 from vesearch.cli.main import main
 from vesearch.config import Config
 from vesearch.detectors.whole import Whole
+from vesearch.drawing import document
 from vesearch.errors import StoreDamagedError
 from vesearch.masks import encode
+from vesearch.records import Match, Part, Spot
 from vesearch.search import Searcher
 from vesearch.store.shards import Store
 from vesearch.web import app as web
+from vesearch.web import service
 from vesearch.web.guard import Rules
 from vesearch.web.outlines import outlines_of
 from vesearch.web.server import _listening, is_local
@@ -131,6 +134,25 @@ def test_a_photo_is_looked_at_once(
     assert search(client, {"photo": found["photo"], "entity": 1})["matches"]
     assert search(client, {"photo": found["photo"], "box": [0, 0, 16, 16]})["matches"]
     assert search(client, {"photo": found["photo"], "whole": True})["matches"]
+
+
+def test_a_match_has_what_the_command_line_tells() -> None:
+    box, spot = (0.0, 0.0, 4.0, 4.0), Spot("a", (1.0, 1.0), (2.0, 2.0), 0.8)
+    mask = encode(np.ones((1, 4, 4), bool))[0]
+    part = Part(1000, box, (1.0, 1.0), 0.9, 0.8, mask, (4, 4))
+    match = Match(
+        *(1, "/p/a.jpg", (), 1000, box, (1.0, 1.0), 0.9, 50.0, mask, (4, 4)),
+        alike=("/p/b.jpg",),
+        alike_ids=((2001,),),
+        parts=(part,),
+        spots=(spot,),
+    )
+    told, here = document.match_of(match), service._match(match)
+    for one, other in ((told, here), *zip(told["parts"], here["parts"], strict=True)):
+        same = one.keys() - {"image", "parts"}
+        assert {key: other.get(key) for key in same} == {key: one[key] for key in same}
+    assert here["image"] == 1 and here["path"] == told["image"]
+    assert here["copies"] == [{"image": 2, "path": "/p/b.jpg", "entities": [2]}]
 
 
 def test_filters_and_marks(client: TestClient, photos: Path) -> None:
