@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from tests.colours import SIDE, colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import SIDE, draw, run, settings
 from tests.test_report import ODD, Page
 from vesearch import Collection, VesearchError
-from vesearch.cli.main import main
 from vesearch.config import Config
 from vesearch.errors import ArgumentError
 from vesearch.groups.records import Group
@@ -70,7 +68,7 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-def known(colours: None, config: Config, photos: Path) -> Collection:  # noqa: F811
+def known(colours: None, config: Config, photos: Path) -> Collection:
     collection = Collection.of(config)
     collection.ingest(photos, index=True)
     return collection
@@ -78,11 +76,6 @@ def known(colours: None, config: Config, photos: Path) -> Collection:  # noqa: F
 
 def names(group: Group) -> list[str]:
     return [Path(path).name for path in group.paths()]
-
-
-def run(config: Config, *arguments: object) -> Result:
-    asked = [str(argument) for argument in arguments]
-    return CliRunner().invoke(main, [*asked, "--store", config.run.store])
 
 
 # --- similar --------------------------------------------------------------------------------------
@@ -141,7 +134,7 @@ def test_an_unknown_kind_is_told(known: Collection) -> None:
 
 
 def test_a_time_lapse_is_one_group_and_no_table_is_opened(
-    colours: None,  # noqa: F811
+    colours: None,
     config: Config,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -172,7 +165,7 @@ def test_a_photo_that_was_removed_is_in_no_group(known: Collection, photos: Path
     }
 
 
-def test_a_slow_series_is_no_burst(colours: None, config: Config, tmp_path: Path) -> None:  # noqa: F811
+def test_a_slow_series_is_no_burst(colours: None, config: Config, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for minute in range(3):
         time = f"2024:05:31 12:3{minute}:00"
@@ -236,7 +229,7 @@ def test_similar_as_paths(known: Collection, config: Config) -> None:
 
 
 def test_copies_need_no_index(
-    colours: None,  # noqa: F811
+    colours: None,
     config: Config,
     photos: Path,
     tmp_path: Path,
@@ -251,7 +244,7 @@ def test_copies_need_no_index(
     assert refused.exit_code == 1 and "run: vesearch build-index" in refused.output
 
 
-def test_nothing_alike_is_a_line(colours: None, config: Config, tmp_path: Path) -> None:  # noqa: F811
+def test_nothing_alike_is_a_line(colours: None, config: Config, tmp_path: Path) -> None:
     draw(tmp_path / "photos" / "a.png", 0)
     Collection.of(config).ingest(tmp_path / "photos", index=True)
     assert run(config, "similar").stdout == "nothing is alike in 1 photos\n"
@@ -306,7 +299,7 @@ def test_out_writes_what_its_ending_says(
         assert len(page.pictures) == (8 if command == "similar" else 1)
 
 
-def test_names_of_any_bytes(colours: None, config: Config, tmp_path: Path) -> None:  # noqa: F811
+def test_names_of_any_bytes(colours: None, config: Config, tmp_path: Path) -> None:
     draw(tmp_path / "photos" / ODD, 0)
     draw(tmp_path / "photos" / "again" / ODD, 0)
     Collection.of(config).ingest(tmp_path / "photos", index=True)
@@ -351,7 +344,7 @@ def test_photos_that_are_gone_stay_blank(known: Collection, photos: Path) -> Non
 
 @pytest.mark.parametrize("command", ["similar", "browse"])
 def test_without_a_store_or_an_index_a_line_says_what_to_run(
-    colours: None,  # noqa: F811
+    colours: None,
     config: Config,
     photos: Path,
     command: str,
