@@ -149,7 +149,7 @@ def test_an_entity_is_asked_for_by_its_id(photos: Path, config: Config, no_model
     answer = searcher.answer(question)
     assert answer.seen.name == str(photos / "d.png") and answer.selected == 1
     assert answer.matches[0].entity_id == image_id * RANKS
-    for wrong in (image_id * RANKS + 1, 10**15, -1):
+    for wrong in (image_id * RANKS + 1, 10**15, 10**30, -1):
         with pytest.raises(VesearchError, match="no entity of the collection has the id"):
             searcher.answer(Question((Stored(wrong),)))
     forget.remove_named(Job(config), [str(photos / "d.png")])
