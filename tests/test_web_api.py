@@ -9,9 +9,11 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,7 +21,7 @@ from starlette.testclient import TestClient
 
 from tests import bombs
 from tests.colours import draw, indexed, settings
-from tests.served import HERE, client_of, entities, error, search
+from tests.served import HERE, Serving, client_of, entities, error, search
 from vesearch import pipeline
 from vesearch.care.status import status_of
 from vesearch.config import Config
@@ -116,6 +118,8 @@ def test_filters_and_marks(client: TestClient, photos: Path) -> None:
     refined = search(client, {"image": 0, "entity": 1}, negatives=marked)["matches"]
     assert refined[0]["similarity"] != first["similarity"]
     assert second["entity_id"] not in [match["entity_id"] for match in refined]
+    marked *= 100
+    assert search(client, {"image": 0, "entity": 1}, negatives=marked)["matches"] == refined
     places = {"places": [str(photos / "c*.png")]}
     (only,) = search(client, {"image": 0, "entity": 1}, where=places)["matches"]
     assert Path(only["path"]).name == "c.png"
@@ -282,7 +286,7 @@ def test_paths_lead_nowhere(client: TestClient, address: str) -> None:
         {"positives": [{"entity_id": 999_999_999}]},
         {"positives": [{"image": 0, "entity": 1, "path": "/etc/passwd"}]},
         {"positives": [{"image": 0, "box": [0, 0, 1e9, 1]}]},
-        {"positives": [{"image": 0, "entity": 1}] * 21},
+        {"positives": [{"image": 0, "entity": 1}] * 41},
         {"positives": [{"image": 0, "entity": 1}], "top": 10_000},
         {"positives": [{"image": 0, "entity": 1}], "where": {"since": "May"}},
         {"positives": [{"image": 0, "entity": 1}], "where": {"places": ["/nowhere"]}},
@@ -293,6 +297,13 @@ def test_questions_that_are_none(client: TestClient, asked: dict[str, Any]) -> N
     answer = client.post("/api/search", json=asked)
     error(answer, answer.status_code)
     assert answer.status_code in (404, 422)
+
+
+def test_a_damaged_store_is_not_taken_for_a_missing_photo(config: Config) -> None:
+    table = Store(Path(config.run.store)).shard_path("entities", 0)
+    table.write_bytes(table.read_bytes()[:-40] + b"x" * 40)
+    with client_of(config) as client:
+        assert "is damaged" in error(client.get("/api/photos/0/entities"), 500)
 
 
 def test_whatever_goes_wrong_is_one_line(
@@ -375,6 +386,46 @@ def test_a_request_that_is_given_up_keeps_its_place_until_its_work_is_done() -> 
         turns.close()
 
     asyncio.run(all_of_it())
+
+
+def test_what_is_given_up_before_its_turn_is_not_done() -> None:
+    async def all_of_it() -> None:
+        turns, held, done = Turns(1, waiting=1, name="test"), threading.Event(), list[int]()
+        first = asyncio.ensure_future(turns.run(lambda: held.wait(10)))
+        second = asyncio.ensure_future(turns.run(lambda: done.append(2)))
+        await asyncio.sleep(0.05)
+        second.cancel()
+        await asyncio.sleep(0.05)
+        third = asyncio.ensure_future(turns.run(lambda: done.append(3)))  # in its place
+        held.set()
+        await asyncio.gather(first, third)
+        assert done == [3]
+        turns.close()
+
+    asyncio.run(all_of_it())
+
+
+def test_questions_that_are_given_up_leave_the_line(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A box that is moved with the arrow keys asks, and gives up, with each step."""
+    held, asked = threading.Event(), list[object]()
+
+    def slow(self: Service, question: object) -> dict[str, Any]:
+        asked.append(question)
+        assert held.wait(20)
+        return {}
+
+    monkeypatch.setattr(Service, "answer", slow)
+    boxed = {"positives": [{"image": 0, "box": [0, 0, 9, 9]}]}
+    with Serving(config) as address, ThreadPoolExecutor(1) as threads:
+        for _ in range(30):  # more than may wait
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{address}/api/search", json=boxed, timeout=0.1)
+        last = threads.submit(httpx.post, f"{address}/api/search", json=boxed, timeout=20)
+        held.set()
+        assert last.result().status_code == 200
+    assert len(asked) <= 4  # what had begun, the last one, and who is just about to leave
 
 
 def test_uploads_are_kept_for_a_while(

@@ -18,8 +18,9 @@ import pytest
 from click.testing import CliRunner
 from starlette.testclient import TestClient
 
+import vesearch
 from tests.colours import draw, indexed
-from tests.served import HERE, client_of, error
+from tests.served import HERE, Serving, client_of, error
 from vesearch.cli.main import main
 from vesearch.config import Config
 from vesearch.web import app as web
@@ -63,8 +64,13 @@ def test_other_sites_may_not_ask(client: TestClient, photos: Path) -> None:
         {"origin": "http://evil.example"},
         {"sec-fetch-site": "cross-site"},
         {"origin": "null"},
+        {"origin": "http://["},
     ):
         error(client.post("/api/entities", content=data, headers=header), 403)
+    elsewhere = {"sec-fetch-site": "cross-site"}
+    error(client.get("/api/groups", headers=elsewhere), 403)  # nor have it search for nothing
+    error(client.get("/api/status", headers={"origin": "http://localhost:3000"}), 403)
+    assert client.get("/?image=0", headers=elsewhere).status_code == 200  # by a link there
     own = {"origin": HERE, "sec-fetch-site": "same-origin"}
     assert client.post("/api/entities", content=data, headers=own).status_code == 200
 
@@ -85,6 +91,16 @@ def test_a_token(config: Config) -> None:
         assert client.get("/api/status").status_code == 200  # the client keeps cookies
         away = client.get("//evil.example/?token=a-long-secret", follow_redirects=False)
         assert not away.headers["location"].startswith("//")
+
+
+@pytest.mark.parametrize(
+    "others", ['prefs={"a":1}; ', 'x="2|1:0|10:; ', "a b=c; ", "vesearch=old; ", ";;=; "]
+)
+def test_cookies_of_other_servers_do_not_hide_ours(config: Config, others: str) -> None:
+    """Those of one name share them, whatever their ports, and some have what is no cookie."""
+    with client_of(config, token="a-long-secret", hosts=("*",)) as client:
+        mine = {"cookie": f"{others}vesearch=a-long-secret; last=1"}
+        assert client.get("/api/browse", headers=mine).status_code == 200
 
 
 def test_a_token_is_given_to_nobody(config: Config) -> None:
@@ -210,6 +226,29 @@ def test_every_answer_has_its_headers(client: TestClient) -> None:
         assert "unsafe" not in headers["content-security-policy"]
 
 
+def test_a_connection_that_asks_nothing_is_closed(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a few hundred of them, of anybody, are all that the server takes."""
+    monkeypatch.setattr("vesearch.web.server._HEADERS_S", 0.5)
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with Serving(config) as address:
+        there = "127.0.0.1", int(address.rpartition(":")[2])
+        for before, said in ((b"", b""), (b"", whole[:9]), (whole, whole[:9])):
+            with socket.create_connection(there, timeout=4) as silent:
+                silent.sendall(before)
+                while before and b"ok" not in silent.recv(1000):
+                    pass
+                silent.sendall(said)
+                began = time.monotonic()
+                assert silent.recv(1000) == b"" and time.monotonic() - began > 0.3
+        with socket.create_connection(there, timeout=4) as slow:
+            for part in (whole[:9], whole[9:]):
+                time.sleep(0.2)
+                slow.sendall(part)
+            assert b"200 OK" in slow.recv(1000)  # it only took its time
+
+
 def test_small_answers_do_not_wait_for_the_other_side() -> None:
     """By asyncio a socket that does not say its protocol gets no TCP_NODELAY: 40 ms an answer."""
     with _listening("127.0.0.1", 0) as listening:
@@ -270,6 +309,7 @@ def test_a_token_that_an_address_cannot_have_is_refused(config: Config, token: s
 def test_without_its_packages_one_line_says_how_to_get_them(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(vesearch, "web", vesearch.web)  # which is put back afterwards
     for name in [name for name in sys.modules if name.startswith("vesearch.web")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "uvicorn", None)

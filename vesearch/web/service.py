@@ -17,7 +17,7 @@ from vesearch.care.status import status_of
 from vesearch.confidence import percent, word_for
 from vesearch.config import Config
 from vesearch.drawing import document
-from vesearch.errors import ImageError, StoreMissingError, VesearchError
+from vesearch.errors import ImageError, StoreError, VesearchError
 from vesearch.groups.finding import browsed_of, opened
 from vesearch.groups.records import Frequent
 from vesearch.job import Job
@@ -113,7 +113,7 @@ class Service:
     def _stored(self, image_id: int) -> Seen:
         try:
             return self.searcher.look(Stored(image_id * RANKS)).seen
-        except StoreMissingError:
+        except StoreError:
             raise
         except VesearchError as err:
             raise MissingError(f"there is no photo {image_id}") from err
