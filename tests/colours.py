@@ -10,12 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
 
+from vesearch import pipeline
+from vesearch.cli.main import main
 from vesearch.config import Config, load_config
 from vesearch.job import Job
 from vesearch.question import Numbered, Photo, Question, Where
 from vesearch.records import Float32, UInt8
+from vesearch.store.shards import Store
 
 SIDE = 4  # colours per side of a picture
 
@@ -48,6 +52,52 @@ def settings(store: Path, *more: str) -> Config:
     given = ("detect.detector=whole", "run.device=cpu", "run.shard_size=3", "crop.size=32")
     given += ("index.pairs=1000", "query.min_confidence=0", f"run.store={store}", *more)
     return load_config(overrides=given)
+
+
+def draw_seven(folder: Path) -> Path:
+    """Write a.png … g.png, whose times are their seeds; return the folder."""
+    for seed, name in enumerate("abcdefg"):
+        draw(folder / f"{name}.png", seed, mtime_s=seed)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of seven pictures: a.png … g.png."""
+    return draw_seven(tmp_path / "photos")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Settings of a store that is not there yet."""
+    return settings(tmp_path / "store")
+
+
+@pytest.fixture
+def store(config: Config) -> Store:
+    """The store of these settings."""
+    return Store(Path(config.run.store))
+
+
+def indexed(config: Config, photos: Path) -> Config:
+    """Make a store of photos that can be searched; return its settings."""
+    pipeline.ingest(config, [photos])
+    build(config)
+    return config
+
+
+def build(config: Config) -> str:
+    """Bring the index up to date; return what became of it."""
+    built = pipeline.run_stages(config, ("fit-pca", "build-ngt"), ()).built
+    assert built is not None
+    return built
+
+
+def run(config: Config, *arguments: object, stdin: bytes | None = None) -> Result:
+    """Run a command on a store, in this process; a query shows what is however unsure."""
+    given = ["--store", config.run.store]
+    given += ["--set", "query.min_confidence=0"] if arguments[0] == "query" else []
+    return CliRunner().invoke(main, [*map(str, arguments), *given], input=stdin)
 
 
 def about(photo: Photo, *, top: int = 10, include_self: bool = False) -> Question:

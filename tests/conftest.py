@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.colours import colours, config, photos, store  # noqa: F401  (fixtures)
 from tests.publishing import home, offline, site  # noqa: F401  (fixtures)
 from tests.tally import COUNTS
 from vesearch.config import Config, load_config
@@ -23,7 +24,7 @@ def quick(tmp_path: Path) -> Config:
     return load_config(overrides=[*settings, f"run.store={tmp_path / 'store'}"])
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure(config: pytest.Config) -> None:  # noqa: F811
     """Keep converted networks with the tests' own cache, and the user's as it was.
 
     Tests and what they start hear SIGINT, also where all of this runs in the background.

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from tests.colours import SIDE, colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import SIDE, draw, settings
 from tests.photos import photo
 from vesearch import Collection, alike
 from vesearch.cli.main import main
@@ -55,7 +55,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def known(colours: None, config: Config, photos: Path) -> Collection:  # noqa: F811
+def known(colours: None, config: Config, photos: Path) -> Collection:
     collection = Collection.of(config)
     collection.ingest(photos, index=True)
     return collection
@@ -102,7 +102,9 @@ def test_all_copies_lifts_it(known: Collection, photos: Path, config: Config) ->
     text = CliRunner().invoke(main, asked).output
     assert text.count("burst") == 2 and f"(+{FRAMES - 2} alike)" in text
     found = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)["matches"]
-    assert len(found[0]["alike"]) == FRAMES - 2
+    assert len(found[0]["alike"]) == len(found[0]["alike_ids"]) == FRAMES - 2
+    (entity_id,) = found[0]["alike_ids"][0]  # leads on to that photo
+    assert known.query(entity_id=entity_id).seen.name == found[0]["alike"][0]
     assert CliRunner().invoke(main, [*asked, "--all-copies"]).output.count("burst") == 11
 
 
@@ -136,7 +138,7 @@ def test_real_frames_are_folded_and_other_photos_are_not(tmp_path: Path) -> None
 
 
 def test_a_time_lapse_of_many_shards_is_one_match(
-    colours: None,  # noqa: F811
+    colours: None,
     tmp_path: Path,
     config: Config,
     monkeypatch: pytest.MonkeyPatch,

@@ -23,6 +23,7 @@ from vesearch.store import catalog as catalogs
 from vesearch.store.catalog import Catalog
 from vesearch.store.catalog_rows import ENTITY
 from vesearch.store.log import log_removed
+from vesearch.store.lookup import Named
 from vesearch.store.rows import STRIDE, EntityRows, ImageRows
 from vesearch.store.shards import Store
 
@@ -444,3 +445,34 @@ with store.lock():
     assert _is_kept(big)
     assert stat.S_IMODE((big.path / "catalog.db").stat().st_mode) & 0o600 == 0o600
     assert catalogs.FILE == "catalog.db"
+
+
+# --- what patterns name ---------------------------------------------------------------------------
+
+
+def _fits(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Tell the same as Named, way by way."""
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return any(_fits(path[skip:], pattern[1:]) for skip in range(len(path) + 1))
+    return bool(path) and pattern[0] in ("*", path[0]) and _fits(path[1:], pattern[1:])
+
+
+def test_patterns_name_what_any_of_their_ways_leads_to() -> None:
+    rng, told = random.Random(0), list[bool]()
+    for _ in range(2000):
+        pattern = tuple(rng.choices(("a", "b", "*", "**"), k=rng.randint(1, 5)))
+        path = tuple(rng.choices("ab", k=rng.randint(1, 5)))
+        named, bytes_ = Named("/" + "/".join(pattern)), f"/{'/'.join(path)}".encode()
+        told.append(_fits(path, pattern))
+        assert named.fits(bytes_) == told[-1], (pattern, path)
+        ends = range(len(path) + 1)
+        assert named.holds(bytes_) == any(_fits(path[:end], pattern) for end in ends), pattern
+    assert 200 < sum(told) < 1800
+
+
+def test_a_pattern_of_many_ways_costs_no_time() -> None:
+    deep = b"/" + b"/".join([b"folder"] * 40) + b"/x.png"
+    assert not Named("/" + "**/*/" * 20 + "y.png").holds(deep)
+    assert Named("/" + "**/" * 1300 + "x.png").fits(deep)

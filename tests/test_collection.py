@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import vesearch
-from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import draw, run, settings
 from vesearch import Collection, VesearchError
 from vesearch.cli.main import main
 from vesearch.config import Config, flatten, load_config
@@ -35,22 +35,11 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return settings(tmp_path / "store")
-
-
-@pytest.fixture
-def known(colours: None, config: Config, photos: Path) -> Iterator[Collection]:  # noqa: F811
+def known(colours: None, config: Config, photos: Path) -> Iterator[Collection]:
     """A collection that can be searched."""
     collection = Collection.of(config)
     collection.ingest(photos, index=True)
     yield collection
-
-
-def run(config: Config, *arguments: object, stdin: bytes | None = None) -> Result:
-    given = ["--store", config.run.store] if arguments[0] != "models" else []
-    given += ["--set", "query.min_confidence=0"] if arguments[0] == "query" else []
-    return CliRunner().invoke(main, [*map(str, arguments), *given], input=stdin)
 
 
 def parsed(result: Result) -> Any:
@@ -123,7 +112,7 @@ def test_an_answer_goes_over_no_photo(known: Collection, photos: Path, tmp_path:
 
 @pytest.mark.parametrize("most", [1, 2])
 def test_a_photo_with_as_many_entities_as_may_be_says_so(
-    colours: None,  # noqa: F811
+    colours: None,
     photos: Path,
     tmp_path: Path,
     most: int,
@@ -172,7 +161,7 @@ def test_importing_it_imports_little() -> None:
 
 
 def test_every_command_that_does_something_tells_it_as_json(
-    colours: None,  # noqa: F811
+    colours: None,
     config: Config,
     photos: Path,
     tmp_path: Path,
@@ -198,7 +187,7 @@ def test_every_command_that_does_something_tells_it_as_json(
 
 
 def test_the_next_command_is_named_as_it_must_be_typed(
-    colours: None,  # noqa: F811
+    colours: None,
     config: Config,
     photos: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -241,7 +230,7 @@ def test_every_photo_of_a_folder_is_asked_about(
 
 
 def test_one_error_of_the_store_is_told_once(
-    colours: None,  # noqa: F811
+    colours: None,
     photos: Path,
     config: Config,
 ) -> None:
@@ -251,7 +240,7 @@ def test_one_error_of_the_store_is_told_once(
 
 
 def test_paths_are_printed_byte_for_byte(
-    colours: None,  # noqa: F811
+    colours: None,
     photos: Path,
     config: Config,
 ) -> None:

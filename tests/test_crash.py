@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.colours import about, colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import about, draw, settings
 from tests.crashing import Crash, FileLayer
 from tests.tally import TORTURE, tally
 from vesearch import pipeline

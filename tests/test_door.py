@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.bombs import many_scans
-from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import draw, settings
 from vesearch.cli.main import main
 from vesearch.config import ImageSettings, RunSettings
 from vesearch.errors import ImageError
@@ -29,7 +29,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def place(tmp_path: Path, slow: bytes, colours: None) -> Iterator[Path]:  # noqa: F811
+def place(tmp_path: Path, slow: bytes, colours: None) -> Iterator[Path]:
     """A folder with a slow photo beside five quick ones, and the store of the quick ones."""
     for seed in range(5):
         draw(tmp_path / "photos" / f"{seed}.png", seed)

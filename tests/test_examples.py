@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from tests.colours import colours, settings  # noqa: F401  (fixture)
+from tests.colours import settings
 from vesearch import Collection, pipeline
 from vesearch.cli.main import main
 from vesearch.config import Config, CropSettings

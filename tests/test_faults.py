@@ -20,7 +20,7 @@ import pytest
 import tables
 from click.testing import CliRunner, Result
 
-from tests.colours import Colours, colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import Colours, draw, draw_seven
 from tests.tally import size, tally
 from tests.test_crash import assert_same
 from vesearch.cli.main import main
@@ -63,8 +63,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Job, "embedder", Colours())
-        for seed, name in enumerate("abcdefg"):
-            draw(home / "photos" / f"{name}.png", seed, mtime_s=seed)
+        draw_seven(home / "photos")
         done("ingest", home / "store", home / "photos")
         done("build-index", home / "store")
         draw(home / "photos" / "h.png", 50, mtime_s=50)

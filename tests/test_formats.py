@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.bombs import encoded, picture
 from tests.cameras import dng, heic
-from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import draw, run
 from tests.photos import photo
 from vesearch import pipeline
-from vesearch.cli.main import main
 from vesearch.config import Config, ImageSettings
 from vesearch.errors import ImageError, VesearchError
 from vesearch.photos import formats
@@ -59,18 +57,9 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return settings(tmp_path / "store")
-
-
-@pytest.fixture
 def without_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process find neither pi-heif nor rawpy."""
     monkeypatch.setattr(formats, "find_spec", lambda _: None)
-
-
-def run(config: Config, *arguments: object) -> Result:
-    return CliRunner().invoke(main, [*map(str, arguments), "--store", config.run.store])
 
 
 # --- which format ---------------------------------------------------------------------------------

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from tests.colours import SIDE, colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import SIDE, draw, run, settings
 from tests.test_report import ODD, Page
 from vesearch import Collection, VesearchError
-from vesearch.cli.main import main
 from vesearch.config import Config
 from vesearch.errors import ArgumentError
 from vesearch.groups.records import Group
@@ -70,7 +68,7 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-def known(colours: None, config: Config, photos: Path) -> Collection:  # noqa: F811
+def known(colours: None, config: Config, photos: Path) -> Collection:
     collection = Collection.of(config)
     collection.ingest(photos, index=True)
     return collection
@@ -78,11 +76,6 @@ def known(colours: None, config: Config, photos: Path) -> Collection:  # noqa: F
 
 def names(group: Group) -> list[str]:
     return [Path(path).name for path in group.paths()]
-
-
-def run(config: Config, *arguments: object) -> Result:
-    asked = [str(argument) for argument in arguments]
-    return CliRunner().invoke(main, [*asked, "--store", config.run.store])
 
 
 # --- similar --------------------------------------------------------------------------------------
@@ -141,7 +134,7 @@ def test_an_unknown_kind_is_told(known: Collection) -> None:
 
 
 def test_a_time_lapse_is_one_group_and_no_table_is_opened(
-    colours: None,  # noqa: F811
+    colours: None,
     config: Config,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -172,7 +165,7 @@ def test_a_photo_that_was_removed_is_in_no_group(known: Collection, photos: Path
     }
 
 
-def test_a_slow_series_is_no_burst(colours: None, config: Config, tmp_path: Path) -> None:  # noqa: F811
+def test_a_slow_series_is_no_burst(colours: None, config: Config, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for minute in range(3):
         time = f"2024:05:31 12:3{minute}:00"
@@ -224,11 +217,39 @@ def test_similar_as_json(known: Collection, config: Config) -> None:
     assert len(kinds["copies"]) == 1 and len(kinds["copies"][0]["also_at"]) == 2
 
 
-def test_nothing_alike_is_a_line(colours: None, config: Config, tmp_path: Path) -> None:  # noqa: F811
+def test_similar_as_paths(known: Collection, config: Config) -> None:
+    groups = [list(group.paths()) for group in known.similar().groups]
+    lines = run(config, "similar", "--paths").stdout
+    assert [part.splitlines() for part in lines.split("\n\n")] == groups
+    names = run(config, "similar", "-0").stdout
+    assert [part.split("\0") for part in names.removesuffix("\0").split("\0\0")] == groups
+    best = [f"{thing.best.image}\n" for thing in known.browse().things]
+    assert best and run(config, "browse", "--paths").stdout == "".join(best)
+    assert run(config, "similar", "--kind", "burst", "--top", 1, "--paths").stdout.count("\n") == 3
+
+
+def test_copies_need_no_index(
+    colours: None,
+    config: Config,
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    Collection.of(config).ingest(photos)
+    copies = ("similar", "--kind", "copies")
+    assert run(config, *copies).stdout.startswith("1  copies, one photo at 3 paths\n")
+    for ending in ("png", "html"):
+        done = run(config, *copies, "--paths", "--out", tmp_path / f"x.{ending}")
+        assert done.exit_code == 0 and done.stdout.count(".png\n") == 3, done.output
+    refused = run(config, *copies, "--kind", "burst")
+    assert refused.exit_code == 1 and "run: vesearch build-index" in refused.output
+
+
+def test_nothing_alike_is_a_line(colours: None, config: Config, tmp_path: Path) -> None:
     draw(tmp_path / "photos" / "a.png", 0)
     Collection.of(config).ingest(tmp_path / "photos", index=True)
     assert run(config, "similar").stdout == "nothing is alike in 1 photos\n"
     assert run(config, "browse").stdout == "no thing is in two of 1 photos\n"
+    assert run(config, "similar", "--paths").stdout == ""
     for name in ("similar", "browse"):
         assert run(config, name, "--out", tmp_path / f"{name}.png").exit_code == 0
         assert run(config, name, "--out", tmp_path / f"{name}.html").exit_code == 0
@@ -278,7 +299,7 @@ def test_out_writes_what_its_ending_says(
         assert len(page.pictures) == (8 if command == "similar" else 1)
 
 
-def test_names_of_any_bytes(colours: None, config: Config, tmp_path: Path) -> None:  # noqa: F811
+def test_names_of_any_bytes(colours: None, config: Config, tmp_path: Path) -> None:
     draw(tmp_path / "photos" / ODD, 0)
     draw(tmp_path / "photos" / "again" / ODD, 0)
     Collection.of(config).ingest(tmp_path / "photos", index=True)
@@ -288,6 +309,7 @@ def test_names_of_any_bytes(colours: None, config: Config, tmp_path: Path) -> No
         assert "\udcff" not in done.stdout
     page = Page((tmp_path / "x.html").read_text(encoding="utf-8"))
     assert page.tags >= {"a", "img"} and "<b>" not in str(page.pictures)
+    assert run(config, "similar", "--paths").stdout_bytes.count(b"\xff.png\n") == 2
     told = json.loads(run(config, "similar", "--json").stdout)["groups"][0]["photos"][0]
     assert {Path(path).name for path in (told["image"], *told["also_at"])} == {ODD}
 
@@ -322,7 +344,7 @@ def test_photos_that_are_gone_stay_blank(known: Collection, photos: Path) -> Non
 
 @pytest.mark.parametrize("command", ["similar", "browse"])
 def test_without_a_store_or_an_index_a_line_says_what_to_run(
-    colours: None,  # noqa: F811
+    colours: None,
     config: Config,
     photos: Path,
     command: str,
@@ -344,6 +366,9 @@ def test_without_a_store_or_an_index_a_line_says_what_to_run(
         ("similar", "--min-confidence", "nan"),
         ("similar", "--kind", "twins"),
         ("browse", "--top", 0),
+        ("similar", "--paths", "--json"),
+        ("browse", "-0", "--json"),
+        ("remove", "x.png", "--paths", "--json"),
     ],
 )
 def test_wrong_use_is_told(known: Collection, config: Config, wrong: tuple[object, ...]) -> None:

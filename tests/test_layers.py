@@ -81,8 +81,8 @@ MAY = {
     | {"training", *_JOB},
     "models": {"config", "detectors", "embedders", "indexes", *_MODELS, *_BASE},
 }
-MAY["web"] = {"care", "confidence", "groups", "masks", "networks", "photos", "question", "search"}
-MAY["web"] |= _JOB
+MAY["web"] = {"care", "confidence", "drawing", "groups", "masks", "networks", "photos"}
+MAY["web"] |= {"question", "search", *_JOB}
 # nothing imports the command line, and it may import all
 MAY["cli"] = set(MAY)
 MAY["__main__"] = {"cli"}

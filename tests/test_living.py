@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.colours import Colours, about, colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import Colours, about, build, draw, settings
 from vesearch import masks, pipeline
 from vesearch.care import compact
 from vesearch.care.repair import verify
@@ -41,35 +41,10 @@ from vesearch.store.shards import Store
 pytestmark = pytest.mark.usefixtures("colours")
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A folder of seven pictures: a.png … g.png."""
-    for seed, name in enumerate("abcdefg"):
-        draw(tmp_path / "photos" / f"{name}.png", seed, mtime_s=seed)
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return settings(tmp_path / "store")
-
-
-@pytest.fixture
-def store(config: Config) -> Store:
-    return Store(Path(config.run.store))
-
-
 def ids(store: Store) -> dict[str, int]:
     """Return {file name: image id} of the live paths."""
     paths = Catalog.of(store).paths_by_image()
     return {Path(path).name: image for image, named in paths.items() for path in named}
-
-
-def build(config: Config) -> str:
-    """Bring the index up to date; return what became of it."""
-    summary = pipeline.run_stages(config, ("fit-pca", "build-ngt"), ())
-    assert summary.built is not None
-    return summary.built
 
 
 def indexed(store: Store) -> dict[int, bytes]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import draw, settings
 from vesearch import pipeline
 from vesearch.care.status import Status, status_of
 from vesearch.cli import report
@@ -103,7 +103,7 @@ class Beside(Here):
 
 
 def test_status_beside_an_ingest_counts_the_open_shard(
-    colours: None,  # noqa: F811
+    colours: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -109,6 +109,7 @@ def test_json_has_the_documented_shape(place: Path) -> None:
             "image",
             "also_at",
             "alike",
+            "alike_ids",
             "stale",
             "width",
             "height",

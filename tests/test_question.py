@@ -14,12 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from tests.colours import about, colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import about, build, draw, indexed, run, settings
 from vesearch import pipeline
 from vesearch.care import compact
-from vesearch.cli.main import main
 from vesearch.config import Config
 from vesearch.drawing.answers import draw_answer
 from vesearch.errors import StoreMismatchError, StoreMissingError, VesearchError
@@ -37,23 +35,9 @@ pytestmark = pytest.mark.usefixtures("colours")
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    for seed, name in enumerate("abcdefg"):
-        draw(tmp_path / "photos" / f"{name}.png", seed, mtime_s=seed)
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def config(tmp_path: Path, photos: Path) -> Config:
+def config(config: Config, photos: Path) -> Config:
     """Settings of a store of the photos, indexed."""
-    made = settings(tmp_path / "store")
-    pipeline.ingest(made, [photos])
-    build(made)
-    return made
-
-
-def build(config: Config) -> None:
-    pipeline.run_stages(config, ("fit-pca", "build-ngt"), ())
+    return indexed(config, photos)
 
 
 def names(searcher: Searcher, photo: Path | bytes) -> set[str]:
@@ -165,7 +149,7 @@ def test_an_entity_is_asked_for_by_its_id(photos: Path, config: Config, no_model
     answer = searcher.answer(question)
     assert answer.seen.name == str(photos / "d.png") and answer.selected == 1
     assert answer.matches[0].entity_id == image_id * RANKS
-    for wrong in (image_id * RANKS + 1, 10**15, -1):
+    for wrong in (image_id * RANKS + 1, 10**15, 10**30, -1):
         with pytest.raises(VesearchError, match="no entity of the collection has the id"):
             searcher.answer(Question((Stored(wrong),)))
     forget.remove_named(Job(config), [str(photos / "d.png")])
@@ -173,25 +157,20 @@ def test_an_entity_is_asked_for_by_its_id(photos: Path, config: Config, no_model
         searcher.answer(question)
 
 
-def _run(config: Config, *arguments: object) -> Result:
-    given = [*map(str, arguments), "--store", config.run.store]
-    return CliRunner().invoke(main, given)
-
-
 def test_the_command_takes_ids(photos: Path, config: Config, tmp_path: Path) -> None:
     asked = json.loads(
-        _run(config, "query", photos / "a.png", "--entity", 1, "--all", "--json").stdout
+        run(config, "query", photos / "a.png", "--entity", 1, "--all", "--json").stdout
     )
     entity_id = asked["matches"][0]["entity_id"]
-    done = _run(config, "query", "--id", entity_id, "--all", "--json", "--out", tmp_path / "x.png")
+    done = run(config, "query", "--id", entity_id, "--all", "--json", "--out", tmp_path / "x.png")
     assert done.exit_code == 0 and (tmp_path / "x.png").exists(), done.output
     answer = json.loads(done.stdout)
     assert answer["query"]["image"] == asked["matches"][0]["image"]
     assert answer["query"]["selected"] == 1 and answer["matches"]
-    assert _run(config, "query").exit_code == 2
-    assert _run(config, "query", photos / "a.png", "--id", entity_id).exit_code == 2
-    assert _run(config, "query", "--id", entity_id, "--entity", 1).exit_code == 2
-    lost = _run(config, "query", "--id", 7)
+    assert run(config, "query").exit_code == 2
+    assert run(config, "query", photos / "a.png", "--id", entity_id).exit_code == 2
+    assert run(config, "query", "--id", entity_id, "--entity", 1).exit_code == 2
+    lost = run(config, "query", "--id", 7)
     assert lost.exit_code == 1 and "no entity of the collection has the id 7" in lost.stderr
 
 
@@ -227,8 +206,8 @@ def test_what_is_wrong_by_its_id_is_no_match(photos: Path, config: Config, mode:
     (only,) = searcher.answer(replace(question, negatives=wrong, where=placed)).matches
     assert only.entity_id == rest[0].entity_id
     asked = ("query", photos / "a.png", "--entity", 1, "--not", first.entity_id)
-    run = _run(config, *asked, "--all", "--json")
-    found = {match["entity_id"] for match in json.loads(run.stdout)["matches"]}
+    done = run(config, *asked, "--json")
+    found = {match["entity_id"] for match in json.loads(done.stdout)["matches"]}
     assert first.entity_id not in found and second.entity_id in found
 
 
@@ -483,12 +462,6 @@ def match_of(searcher: Searcher, photos: Path, name: str) -> Match:
     return next(m for m in found if name in {Path(p).name for p in (m.image, *m.also_at)})
 
 
-def run_query(config: Config, *arguments: object) -> Result:
-    given = ["--store", config.run.store, "--set", "detect.detector=whole"]
-    given += ["--set", "run.device=cpu", "--set", "query.min_confidence=0"]
-    return CliRunner().invoke(main, ["query", *map(str, arguments), *given])
-
-
 def test_a_match_whose_file_is_another_photo_now_says_so(photos: Path, config: Config) -> None:
     """And nothing is drawn on that photo, which has never been looked at."""
     searcher = Searcher(config)
@@ -502,7 +475,7 @@ def test_a_match_whose_file_is_another_photo_now_says_so(photos: Path, config: C
         np.asarray(draw_answer(each, searcher.job.decoders)) for each in (answer, without)
     )
     assert (drawn != over).any()
-    result = run_query(config, photos / "a.png", "--entity", 1, "--top", 50)
+    result = run(config, "query", photos / "a.png", "--entity", 1, "--top", 50)
     assert result.stdout.count("(changed since ingest)") == 1, result.output
     pipeline.ingest(config, [photos])
     build(config)
@@ -536,13 +509,13 @@ def test_an_entity_of_a_photo_that_changed_is_not_drawn_on_it(
     photos: Path, config: Config, tmp_path: Path
 ) -> None:
     entity_id = match_of(Searcher(config), photos, "b.png").entity_id
-    before = json.loads(run_query(config, "--id", entity_id, "--json").stdout)
+    before = json.loads(run(config, "query", "--id", entity_id, "--json").stdout)
     assert before["query"]["stale"] is False
     draw(photos / "b.png", 71)
-    after = json.loads(run_query(config, "--id", entity_id, "--json").stdout)
+    after = json.loads(run(config, "query", "--id", entity_id, "--json").stdout)
     assert after["query"]["stale"] is True
     assert [m["entity_id"] for m in after["matches"]] == [m["entity_id"] for m in before["matches"]]
-    refused = run_query(config, "--id", entity_id, "--out", tmp_path / "out.png")
+    refused = run(config, "query", "--id", entity_id, "--out", tmp_path / "out.png")
     assert refused.exit_code == 1 and not (tmp_path / "out.png").exists()
     assert "b.png is another photo" in refused.output and "run: vesearch ingest" in refused.output
 

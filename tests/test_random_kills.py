@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests import test_crash
-from tests.colours import Colours, about, colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import Colours, about, draw, settings
 from tests.tally import size, tally
 from tests.test_crash import COMMANDS, assert_same, before, copied  # noqa: F401  (fixture)
 from tests.test_kill import servers

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import draw, settings
 from vesearch.pipeline import ingest, run_stages
 
 WITHOUT_TORCH = (
@@ -20,7 +20,7 @@ WITHOUT_TORCH = (
 
 
 @pytest.fixture
-def store(tmp_path: Path, colours: None) -> Path:  # noqa: F811
+def store(tmp_path: Path, colours: None) -> Path:
     """A store of pictures, indexed, whose models' weights are nowhere any more."""
     for seed in range(5):
         draw(tmp_path / "photos" / f"{seed}.png", seed)

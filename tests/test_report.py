@@ -11,11 +11,9 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
-from click.testing import CliRunner, Result
 
-from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import draw, run
 from vesearch import Collection, VesearchError
-from vesearch.cli.main import main
 from vesearch.config import Config
 from vesearch.photos.ours import is_ours
 
@@ -47,21 +45,10 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return settings(tmp_path / "store")
-
-
-@pytest.fixture
-def known(colours: None, config: Config, photos: Path) -> Collection:  # noqa: F811
+def known(colours: None, config: Config, photos: Path) -> Collection:
     collection = Collection.of(config)
     collection.ingest(photos, index=True)
     return collection
-
-
-def run(config: Config, *arguments: object) -> Result:
-    given = ["--store", config.run.store]
-    given += ["--set", "query.min_confidence=0"] if arguments[0] == "query" else []
-    return CliRunner().invoke(main, [*map(str, arguments), *given])
 
 
 def test_a_page_needs_no_other_file_and_leads_to_the_photos(

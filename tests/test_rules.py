@@ -9,12 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import draw, run
 from vesearch import pipeline
-from vesearch.cli.main import main
 from vesearch.config import Config, ScanSettings
 from vesearch.drawing.picture import save_picture
 from vesearch.errors import VesearchError
@@ -33,11 +31,6 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return settings(tmp_path / "store")
-
-
 def make(photos: Path, *names: str) -> None:
     for seed, name in enumerate(names):
         draw(photos / name, seed)
@@ -49,11 +42,6 @@ def taken(config: Config, photos: Path, **scan: str) -> tuple[set[str], Summary]
     catalog = Catalog.of(Store(Path(config.run.store)))
     paths = (os.fsdecode(path) for path, place in catalog.places() if place.image_id >= 0)
     return {os.path.relpath(path, photos) for path in paths}, summary
-
-
-def run(config: Config, *arguments: object) -> Result:
-    given = ["--store", config.run.store]
-    return CliRunner().invoke(main, [*map(str, arguments), *given])
 
 
 LEFTOVERS = {

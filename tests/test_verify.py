@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import indexed
 from vesearch import pipeline
 from vesearch.care.repair import verify
 from vesearch.config import Config
@@ -36,19 +36,9 @@ pytestmark = pytest.mark.usefixtures("colours")
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
+def config(config: Config, photos: Path) -> Config:
     """Settings of a store with seven pictures in three shards, indexed."""
-    for seed, name in enumerate("abcdefg"):
-        draw(tmp_path / "photos" / f"{name}.png", seed, mtime_s=seed)
-    made = settings(tmp_path / "store")
-    pipeline.ingest(made, [tmp_path / "photos"])
-    pipeline.run_stages(made, ("fit-pca", "build-ngt"), ())
-    return made
-
-
-@pytest.fixture
-def store(config: Config) -> Store:
-    return Store(Path(config.run.store))
+    return indexed(config, photos)
 
 
 def rewrite(store: Store, rows: Rows, shard: int = 1, fingerprint: str | None = None) -> None:

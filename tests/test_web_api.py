@@ -4,96 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 import zipfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 from starlette.testclient import TestClient
 
 from tests import bombs
-from tests.colours import colours, draw, settings  # noqa: F401  (fixture)
+from tests.colours import draw, indexed, settings
+from tests.served import HERE, Serving, client_of, entities, error, search
 from vesearch import pipeline
 from vesearch.care.status import status_of
-from vesearch.cli.main import main
 from vesearch.config import Config
 from vesearch.detectors.whole import Whole
+from vesearch.drawing import document
 from vesearch.errors import StoreDamagedError
 from vesearch.masks import encode
+from vesearch.records import Match, Part, Spot
 from vesearch.search import Searcher
 from vesearch.store.shards import Store
 from vesearch.web import app as web
+from vesearch.web import service
 from vesearch.web.guard import Rules
 from vesearch.web.outlines import outlines_of
-from vesearch.web.server import _listening, is_local
 from vesearch.web.service import Service
 from vesearch.web.turns import BusyError, Turns
 from vesearch.web.uploads import Uploads
 from vesearch.web.zipped import _harmless
 
 pytestmark = pytest.mark.usefixtures("colours")
-HERE = "http://localhost:8000"
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    for seed, name in enumerate("abcdefg"):
-        draw(tmp_path / "photos" / f"{name}.png", seed, mtime_s=seed)
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def config(tmp_path: Path, photos: Path) -> Config:
-    made = settings(tmp_path / "store")
-    pipeline.ingest(made, [photos])
-    pipeline.run_stages(made, ("fit-pca", "build-ngt"), ())
-    return made
-
-
-def client_of(config: Config, **rules: Any) -> TestClient:
-    return TestClient(web.create_app(config, Rules(**rules)), base_url=HERE)
+def config(config: Config, photos: Path) -> Config:
+    """Settings of a store of the photos, indexed."""
+    return indexed(config, photos)
 
 
 @pytest.fixture
 def client(config: Config) -> Iterator[TestClient]:
     with client_of(config) as made:
         yield made
-
-
-def entities(client: TestClient, data: bytes) -> dict[str, Any]:
-    answer = client.post("/api/entities", content=data)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def search(client: TestClient, *positives: dict[str, Any], **rest: Any) -> dict[str, Any]:
-    asked = {"positives": list(positives), "min_confidence": 0, **rest}
-    answer = client.post("/api/search", json=asked)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def error(answer: Any, status: int) -> str:
-    """Return what an answer says is wrong: in one line, whatever it is."""
-    assert answer.status_code == status, answer.text
-    told: str = answer.json()["error"]
-    assert told and "\n" not in told and answer.headers["x-content-type-options"] == "nosniff"
-    return told
 
 
 # --- what it answers ----------------------------------------------------------------------------
@@ -133,12 +93,33 @@ def test_a_photo_is_looked_at_once(
     assert search(client, {"photo": found["photo"], "whole": True})["matches"]
 
 
+def test_a_match_has_what_the_command_line_tells() -> None:
+    box, spot = (0.0, 0.0, 4.0, 4.0), Spot("a", (1.0, 1.0), (2.0, 2.0), 0.8)
+    mask = encode(np.ones((1, 4, 4), bool))[0]
+    part = Part(1000, box, (1.0, 1.0), 0.9, 0.8, mask, (4, 4))
+    match = Match(
+        *(1, "/p/a.jpg", (), 1000, box, (1.0, 1.0), 0.9, 50.0, mask, (4, 4)),
+        alike=("/p/b.jpg",),
+        alike_ids=((2001,),),
+        parts=(part,),
+        spots=(spot,),
+    )
+    told, here = document.match_of(match), service._match(match)
+    for one, other in ((told, here), *zip(told["parts"], here["parts"], strict=True)):
+        same = one.keys() - {"image", "parts"}
+        assert {key: other.get(key) for key in same} == {key: one[key] for key in same}
+    assert here["image"] == 1 and here["path"] == told["image"]
+    assert here["copies"] == [{"image": 2, "path": "/p/b.jpg", "entities": [2]}]
+
+
 def test_filters_and_marks(client: TestClient, photos: Path) -> None:
     first, second = search(client, {"image": 0, "entity": 1})["matches"][:2]
     marked = [{"entity_id": second["entity_id"]}]
     refined = search(client, {"image": 0, "entity": 1}, negatives=marked)["matches"]
     assert refined[0]["similarity"] != first["similarity"]
     assert second["entity_id"] not in [match["entity_id"] for match in refined]
+    marked *= 100
+    assert search(client, {"image": 0, "entity": 1}, negatives=marked)["matches"] == refined
     places = {"places": [str(photos / "c*.png")]}
     (only,) = search(client, {"image": 0, "entity": 1}, where=places)["matches"]
     assert Path(only["path"]).name == "c.png"
@@ -253,95 +234,6 @@ def test_without_an_index_or_a_store_it_says_what_to_run(tmp_path: Path, photos:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io:8000", ""]
-)
-def test_another_name_is_refused(client: TestClient, host: str) -> None:
-    """Else a page elsewhere could have its own name lead here (DNS rebinding)."""
-    error(client.get("/api/status", headers={"host": host}), 421)
-
-
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9000", "[::1]:8000", "LOCALHOST:1"])
-def test_names_of_this_machine_are_not(client: TestClient, host: str) -> None:
-    assert client.get("/healthz", headers={"host": host}).status_code == 200
-
-
-def test_other_sites_may_not_ask(client: TestClient, photos: Path) -> None:
-    data = (photos / "a.png").read_bytes()
-    for header in (
-        {"origin": "http://evil.example"},
-        {"sec-fetch-site": "cross-site"},
-        {"origin": "null"},
-    ):
-        error(client.post("/api/entities", content=data, headers=header), 403)
-    own = {"origin": HERE, "sec-fetch-site": "same-origin"}
-    assert client.post("/api/entities", content=data, headers=own).status_code == 200
-
-
-def test_a_token(config: Config) -> None:
-    with client_of(config, token="a-long-secret", hosts=("*",)) as client:
-        error(client.get("/api/status"), 401)
-        error(client.get("/"), 401)
-        error(client.get("/api/status", headers={"authorization": "Bearer wrong"}), 401)
-        error(client.get("/api/status", headers={"cookie": b"vesearch=\xff\xfe"}), 401)
-        assert client.get("/healthz").status_code == 200
-        good = {"authorization": "Bearer a-long-secret"}
-        assert client.get("/api/status", headers=good).status_code == 200
-        to_page = client.get("/?token=a-long-secret&e=1", follow_redirects=False)
-        assert (to_page.status_code, to_page.headers["location"]) == (303, "/?e=1")
-        cookie = to_page.headers["set-cookie"]
-        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
-        assert client.get("/api/status").status_code == 200  # the client keeps cookies
-        away = client.get("//evil.example/?token=a-long-secret", follow_redirects=False)
-        assert not away.headers["location"].startswith("//")
-
-
-def test_a_token_is_given_to_nobody(config: Config) -> None:
-    with client_of(config, token="a-long-secret", hosts=("*",)) as client:
-        for address in ("/healthz?token=wrong", "/static/page.css?token=", "/?token=wrong"):
-            answer = client.get(address, follow_redirects=False)
-            assert "a-long-secret" not in str(answer.headers) + answer.text
-        # of a server that was started anew the browser has the cookie from before
-        old = {"cookie": "vesearch=another-secret"}
-        to_page = client.get("/?token=a-long-secret", headers=old, follow_redirects=False)
-        assert to_page.status_code == 303
-
-
-def test_a_browser_without_the_token_gets_a_page_that_asks_for_it(config: Config) -> None:
-    of_browser = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-    with client_of(config, token="a-long-secret", hosts=("*",)) as client:
-        asked = client.get("/?e=1&token=wr%22ong&in=%22%3E%3Cb%3E", headers=of_browser)
-        assert asked.status_code == 401 and "text/html" in asked.headers["content-type"]
-        assert 'action="/?e=1&amp;in=%22%3E%3Cb%3E"' in asked.text and "ong" not in asked.text[900:]
-        assert "The token is wrong" in asked.text
-        assert "A token is needed" in client.get("/", headers=of_browser).text
-        policy = asked.headers["content-security-policy"]
-        assert "form-action 'self'" in policy and "default-src 'none'" in policy
-        assert asked.headers["referrer-policy"] == "strict-origin"  # else Origin is null
-        assert asked.headers["cache-control"] == "no-store"
-        for free in ("/static/page.css", "/static/icon.svg"):
-            assert client.get(free).status_code == 200
-        for other in ("/static/page.js", "/api/status", "/api/photos/1"):
-            error(client.get(other, headers=of_browser), 401)
-
-        def sent(data: Any, **headers: str) -> Any:
-            to = "/?image=3&e=1"
-            return client.post(to, data=data, headers=of_browser | headers, follow_redirects=False)
-
-        elsewhere = {"origin": "http://evil.example"}
-        error(sent({"token": "a-long-secret"}, **elsewhere), 403)
-        for wrong in ("", "a-long-secret2", "a" * 20_000, "http://[/?token=x", "ü"):
-            refused = sent({"token": wrong})
-            assert refused.status_code == 401 and "set-cookie" not in refused.headers
-            assert "The token is wrong" in refused.text
-        for right in (" a-long-secret ", "http://host:8000/?token=a-long-secret"):
-            let_in = sent({"token": right}, origin=HERE)
-            assert (let_in.status_code, let_in.headers["location"]) == (303, "/?image=3&e=1")
-            assert "HttpOnly; SameSite=Strict" in let_in.headers["set-cookie"]
-        assert client.get("/", headers=of_browser).text.count("<main") == 1
-        error(client.post("/", json={}), 405)
-
-
-@pytest.mark.parametrize(
     ("data", "status"),
     [
         (b"", 422),
@@ -353,21 +245,6 @@ def test_a_browser_without_the_token_gets_a_page_that_asks_for_it(config: Config
 )
 def test_what_is_no_photo(client: TestClient, data: bytes, status: int) -> None:
     error(client.post("/api/entities", content=data), status)
-
-
-def test_too_much(config: Config) -> None:
-    with client_of(config, most_bytes=2000) as client:
-        assert "2000 bytes" in error(client.post("/api/entities", content=b"x" * 3000), 413)
-
-        def pieces() -> Iterator[bytes]:
-            yield from [b"x" * 1000] * 3  # does not say how long it is
-
-        error(client.post("/api/entities", content=pieces()), 413)
-        json_in_pieces = {"content-type": "application/json"}
-        endless = (b'{"positives":' + b" " * 400_000 for _ in range(4))
-        error(client.post("/api/search", content=endless, headers=json_in_pieces), 413)
-        asked = json.dumps({"positives": [{"photo": "x" * 2_000_000, "entity": 1}]})
-        error(client.post("/api/search", content=asked), 413)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +286,7 @@ def test_paths_lead_nowhere(client: TestClient, address: str) -> None:
         {"positives": [{"entity_id": 999_999_999}]},
         {"positives": [{"image": 0, "entity": 1, "path": "/etc/passwd"}]},
         {"positives": [{"image": 0, "box": [0, 0, 1e9, 1]}]},
-        {"positives": [{"image": 0, "entity": 1}] * 21},
+        {"positives": [{"image": 0, "entity": 1}] * 41},
         {"positives": [{"image": 0, "entity": 1}], "top": 10_000},
         {"positives": [{"image": 0, "entity": 1}], "where": {"since": "May"}},
         {"positives": [{"image": 0, "entity": 1}], "where": {"places": ["/nowhere"]}},
@@ -420,6 +297,13 @@ def test_questions_that_are_none(client: TestClient, asked: dict[str, Any]) -> N
     answer = client.post("/api/search", json=asked)
     error(answer, answer.status_code)
     assert answer.status_code in (404, 422)
+
+
+def test_a_damaged_store_is_not_taken_for_a_missing_photo(config: Config) -> None:
+    table = Store(Path(config.run.store)).shard_path("entities", 0)
+    table.write_bytes(table.read_bytes()[:-40] + b"x" * 40)
+    with client_of(config) as client:
+        assert "is damaged" in error(client.get("/api/photos/0/entities"), 500)
 
 
 def test_whatever_goes_wrong_is_one_line(
@@ -440,50 +324,6 @@ def test_whatever_goes_wrong_is_one_line(
     monkeypatch.setattr(Service, "status", lambda self: 1 / 0)
     own = TestClient(client.app, base_url=HERE, raise_server_exceptions=False)
     assert "its log" in error(own.get("/api/status"), 500)
-
-
-def test_bodies_are_bounded_in_time_and_all_together(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine = draw(tmp_path / "mine.png", 70).read_bytes()
-    half = len(mine) // 2
-
-    async def asked(app: Any, pause: Callable[[], Awaitable[object]]) -> Any:
-        async def slowly() -> AsyncIterator[bytes]:
-            yield mine[:half]
-            await pause()
-            yield mine[half:]
-
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
-            return await client.post("/api/entities", content=slowly())
-
-    async def never() -> None:
-        await asyncio.sleep(30)
-
-    monkeypatch.setattr("vesearch.web.guard._BODY_S", 0.2)
-    error(asyncio.run(asked(web.create_app(config, Rules()), never)), 408)
-    monkeypatch.setattr("vesearch.web.guard._MOST_HELD", int(1.2 * len(mine)))
-
-    async def together() -> list[Any]:
-        app, go_on = web.create_app(config, Rules()), asyncio.Event()
-        first = asyncio.ensure_future(asked(app, go_on.wait))
-        await asyncio.sleep(0.05)
-        second = await asked(app, lambda: asyncio.sleep(0))
-        go_on.set()
-        return [second, await first, await asked(app, lambda: asyncio.sleep(0))]
-
-    refused, first, later = asyncio.run(together())
-    error(refused, 429)
-    assert (first.status_code, later.status_code) == (200, 200)
-
-
-def test_every_answer_has_its_headers(client: TestClient) -> None:
-    for address in ("/", "/static/page.js", "/api/status", "/nothing"):
-        headers = client.get(address).headers
-        assert "script-src 'self'" in headers["content-security-policy"]
-        assert headers["referrer-policy"] == "no-referrer"
-        assert "unsafe" not in headers["content-security-policy"]
 
 
 # --- that it always answers ---------------------------------------------------------------------
@@ -548,6 +388,46 @@ def test_a_request_that_is_given_up_keeps_its_place_until_its_work_is_done() -> 
     asyncio.run(all_of_it())
 
 
+def test_what_is_given_up_before_its_turn_is_not_done() -> None:
+    async def all_of_it() -> None:
+        turns, held, done = Turns(1, waiting=1, name="test"), threading.Event(), list[int]()
+        first = asyncio.ensure_future(turns.run(lambda: held.wait(10)))
+        second = asyncio.ensure_future(turns.run(lambda: done.append(2)))
+        await asyncio.sleep(0.05)
+        second.cancel()
+        await asyncio.sleep(0.05)
+        third = asyncio.ensure_future(turns.run(lambda: done.append(3)))  # in its place
+        held.set()
+        await asyncio.gather(first, third)
+        assert done == [3]
+        turns.close()
+
+    asyncio.run(all_of_it())
+
+
+def test_questions_that_are_given_up_leave_the_line(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A box that is moved with the arrow keys asks, and gives up, with each step."""
+    held, asked = threading.Event(), list[object]()
+
+    def slow(self: Service, question: object) -> dict[str, Any]:
+        asked.append(question)
+        assert held.wait(20)
+        return {}
+
+    monkeypatch.setattr(Service, "answer", slow)
+    boxed = {"positives": [{"image": 0, "box": [0, 0, 9, 9]}]}
+    with Serving(config) as address, ThreadPoolExecutor(1) as threads:
+        for _ in range(30):  # more than may wait
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{address}/api/search", json=boxed, timeout=0.1)
+        last = threads.submit(httpx.post, f"{address}/api/search", json=boxed, timeout=20)
+        held.set()
+        assert last.result().status_code == 200
+    assert len(asked) <= 4  # what had begun, the last one, and who is just about to leave
+
+
 def test_uploads_are_kept_for_a_while(
     photos: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -604,74 +484,6 @@ def test_a_copy_of_a_photo_of_the_collection_waits_for_no_model(
     assert threads == ["store", "model", "model"]
 
 
-def test_small_answers_do_not_wait_for_the_other_side() -> None:
-    """By asyncio a socket that does not say its protocol gets no TCP_NODELAY: 40 ms an answer."""
-    with _listening("127.0.0.1", 0) as listening:
-        assert listening.proto == socket.IPPROTO_TCP
-
-
-# --- as a process -------------------------------------------------------------------------------
-
-
-def served(config: Config, *options: str) -> tuple[subprocess.Popen[str], str, str]:
-    """Start the command; return it, the address that it says, and what it says of ssh."""
-    command = [sys.executable, "-m", "vesearch", "serve", "--store", config.run.store]
-    command += ["--port", "0", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said = "".join(iter(process.stderr.readline, "Ctrl-C ends it\n"))
-    address, _, rest = said.removeprefix("the page: ").partition("\n")
-    return process, address, rest
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_serves_until_it_is_told_to_end(config: Config, number: int) -> None:
-    process, address, told = served(config, "--set", "detect.detector=whole")
-    assert f"ssh -N -L {address.split(':')[2][:-1]}:localhost:" in told
-    assert httpx.get(f"{address}healthz").json() == {"status": "ok"}
-    assert "<title>vesearch" in httpx.get(address).text
-    there = ("127.0.0.1", int(address.split(":")[2][:-1]))
-    asked = b"POST /api/entities HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf"
-    with socket.create_connection(there) as given_up:
-        given_up.sendall(asked)
-        time.sleep(0.3)
-    with socket.create_connection(there) as silent:
-        silent.sendall(asked[:20])
-        time.sleep(0.3)
-        process.send_signal(number)
-        said = process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert said == ("", "")  # of what was given up, too
-
-
-def test_the_command_makes_up_a_token_where_others_reach_it(config: Config) -> None:
-    process, address, _ = served(config, "--allow-host", "photos.example")
-    try:
-        base, token = address.split("?token=")
-        assert len(token) >= 32 and httpx.get(base).status_code == 401
-        assert httpx.get(address).status_code == 303
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
-
-
-@pytest.mark.parametrize("token", ["short", "with space in it", "semi;colon;1", "x" * 300])
-def test_a_token_that_an_address_cannot_have_is_refused(config: Config, token: str) -> None:
-    done = CliRunner().invoke(main, ["serve", "--store", config.run.store, "--token", token])
-    assert done.exit_code == 2 and "--token must be" in done.output
-
-
-def test_without_its_packages_one_line_says_how_to_get_them(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [name for name in sys.modules if name.startswith("vesearch.web")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    done = CliRunner().invoke(main, ["serve", "--store", config.run.store])
-    assert done.exit_code == 1 and done.output.count("\n") == 1
-    assert "pip install 'vesearch[serve]'" in done.output
-
-
 # --- outlines -----------------------------------------------------------------------------------
 
 
@@ -691,21 +503,6 @@ def test_outlines_lie_on_the_edge_of_the_mask() -> None:
     assert max(map(len, found)) < 40  # corners, not stairs
     whole = outlines_of(encode(np.ones((1, 50, 80), bool))[0], (50, 80), (50, 80))
     assert np.abs(np.array(whole[0][::2])).max() <= 80.01
-
-
-@pytest.mark.parametrize(
-    ("host", "local"),
-    [
-        ("127.0.0.1", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("192.168.1.5", False),
-        ("photos.example", False),
-    ],
-)
-def test_only_this_machine_reaches_it(host: str, local: bool) -> None:
-    assert is_local(host) is local
 
 
 # --- anything -----------------------------------------------------------------------------------

@@ -7,25 +7,21 @@ import os
 import re
 import shlex
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from click.testing import CliRunner
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests import photos as pictures
+from tests.served import Serving
 from vesearch import pipeline
 from vesearch.cli.main import main
 from vesearch.config import load_config
 from vesearch.store.shards import Store
-from vesearch.web.app import create_app
-from vesearch.web.guard import Rules
 
 CHROMIUM = shutil.which("chromium")
 AXE = os.environ.get("VESEARCH_AXE")
@@ -34,24 +30,6 @@ pytestmark = pytest.mark.skipif(
 )
 LEFT, RIGHT = "motorcycle_left.png", "motorcycle_right.png"
 _MOST = 3_000_000  # bytes of an upload, so that one that is too large is quickly made
-
-
-class _Server:
-    """A server in a thread of its own."""
-
-    def __init__(self, config: Any, **rules: Any) -> None:
-        app = create_app(config, Rules(**{"most_bytes": _MOST, **rules}))
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.02)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.address = f"http://127.0.0.1:{port}"
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[str]:
     config = load_config(overrides=[f"run.store={folder / 'store'}", "run.device=cpu"])
     pipeline.ingest(config, [folder / "photos"], index=True)
-    made = _Server(config)
-    yield made.address
-    made.stop()
+    with Serving(config, most_bytes=_MOST) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +152,8 @@ def test_an_address_is_shared_and_names_everything(open_page: Any, server: str) 
     page.locator("[name=nostuff]").check()
     page.locator("[name=explain]").check()
     page.locator("#sure").fill("0")
-    expect(page.locator(".card")).to_have_count(7)
+    # the first that is explained loads a network
+    expect(page.locator(".card")).to_have_count(7, timeout=20_000)
     expect(page.locator("#photo .spot").first).to_be_visible()
     expect(page.locator(".card .spot").first).to_be_visible()
     accessible(page)
@@ -455,9 +433,8 @@ def test_near_copies_are_opened(open_page: Any, folder: Path, tmp_path: Path) ->
     shutil.copytree(folder / "store", tmp_path / "store")
     config = load_config(overrides=[f"run.store={tmp_path / 'store'}", "run.device=cpu"])
     pipeline.ingest(config, [tmp_path / "photos"], index=True)
-    made = _Server(config)
-    try:
-        page = open_page(at=made.address)
+    with Serving(config, most_bytes=_MOST) as address:
+        page = open_page(at=address)
         show(page, folder / "photos" / LEFT)
         page.keyboard.press("1")
         more = page.locator(".card").first.locator(".more")
@@ -486,8 +463,6 @@ def test_near_copies_are_opened(open_page: Any, folder: Path, tmp_path: Path) ->
         expect(links).to_have_count(3)
         more.click()
         expect(links.first).to_be_hidden()
-    finally:
-        made.stop()
 
 
 def test_keys_alone(open_page: Any, folder: Path) -> None:
@@ -606,9 +581,8 @@ def test_what_the_browser_cannot_read_the_server_may(open_page: Any, tmp_path: P
 
 def test_no_index_yet_and_then_there_is_one(open_page: Any, folder: Path, tmp_path: Path) -> None:
     config = load_config(overrides=[f"run.store={tmp_path / 'store'}", "run.device=cpu"])
-    made = _Server(config)
-    try:
-        page = open_page(at=made.address)
+    with Serving(config, most_bytes=_MOST) as address:
+        page = open_page(at=address)
         expect(page.locator("#collection")).to_contain_text("vesearch ingest")
         accessible(page)
         shutil.copytree(folder / "store", tmp_path / "store")
@@ -622,8 +596,6 @@ def test_no_index_yet_and_then_there_is_one(open_page: Any, folder: Path, tmp_pa
         page.keyboard.press("Escape")
         page.keyboard.press("1")
         expect(page.locator(".card").first).to_contain_text(RIGHT)
-    finally:
-        made.stop()
     page.locator("#sure").fill("0.1")
     expect(page.locator("#offline")).to_be_visible()
     expect(page.locator("#told.bad")).to_contain_text("does not answer")
@@ -634,9 +606,8 @@ def test_no_index_yet_and_then_there_is_one(open_page: Any, folder: Path, tmp_pa
 
 def test_a_token_is_asked_for(open_page: Any, folder: Path) -> None:
     config = load_config(overrides=[f"run.store={folder / 'store'}", "run.device=cpu"])
-    made = _Server(config, token="a-long-secret")
-    try:
-        page = open_page("/?image=1&e=1", at=made.address)
+    with Serving(config, most_bytes=_MOST, token="a-long-secret") as address:
+        page = open_page("/?image=1&e=1", at=address)
         expect(page.get_by_role("heading")).to_have_text("A token is needed")
         assert page.evaluate("getComputedStyle(document.querySelector('form')).display") == "grid"
         accessible(page)
@@ -646,12 +617,10 @@ def test_a_token_is_asked_for(open_page: Any, folder: Path) -> None:
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading")).to_have_text("The token is wrong")
         accessible(page)
-        field.fill(f"{made.address}/?token=a-long-secret")
+        field.fill(f"{address}/?token=a-long-secret")
         page.get_by_role("button", name="Open").click()
         expect(page.locator(".card, #told button").first).to_be_visible()
-        assert page.url == f"{made.address}/?image=1&e=1"
-    finally:
-        made.stop()
+        assert page.url == f"{address}/?image=1&e=1"
 
 
 def test_an_ingest_is_followed(open_page: Any, folder: Path) -> None:
@@ -679,9 +648,8 @@ def test_photos_that_are_gone_or_changed_are_told(
     pipeline.ingest(config, [tmp_path / "photos"], index=True)
     (tmp_path / "photos" / RIGHT).unlink()
     shutil.copy(tmp_path / "photos" / "coffee.png", tmp_path / "photos" / LEFT)
-    made = _Server(config)
-    try:
-        page = open_page(at=made.address)
+    with Serving(config, most_bytes=_MOST) as address:
+        page = open_page(at=address)
         page.locator("#collection summary").click()
         expect(page.locator("#collection li")).to_have_count(2)
         expect(page.locator("#collection")).to_contain_text("1 file of the format PSD")
@@ -700,8 +668,6 @@ def test_photos_that_are_gone_or_changed_are_told(
         expect(page.locator("#photo-title")).to_contain_text("changed since")
         expect(page.locator("#photo .missing")).to_be_visible()
         expect(page.locator(".card").first).to_be_visible()  # its things are known still
-    finally:
-        made.stop()
 
 
 def test_odd_photos_fit(open_page: Any, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ class Collection:
         largest of each kind (default: all). min_confidence: how likely two entities must be the
         same thing, 0.5 to 1 (default: that of "the same", 0.85).
 
-        No model runs. It costs up to a search of the index for each entity, and none for copies.
+        No model runs. It costs up to a search of the index for each entity; copies need no index.
         Raises VesearchError where the collection cannot be searched.
         """
         from vesearch.confidence import SAME

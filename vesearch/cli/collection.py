@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from vesearch.cli.options import JSON, Common, print_paths, with_options, with_paths
+from vesearch.cli.options import JSON, Common, check_paths, print_paths, with_options, with_paths
 
 
 @click.command()
@@ -29,6 +29,7 @@ def remove(
     """
     from vesearch.cli import report
 
+    check_paths(paths=paths, null=null, as_json=as_json)
     removed = common.collection().remove(*patterns)
     if as_json:
         click.echo(json.dumps({"removed": removed}))

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vesearch.cli.options import JSON, Common, with_options
+from vesearch.cli.options import (
+    JSON,
+    Common,
+    check_paths,
+    print_paths,
+    with_options,
+    with_paths,
+)
 from vesearch.cli.tables import table
 from vesearch.groups.records import KINDS, Browsed, Group, Kind, Member, Similar
 
 if TYPE_CHECKING:  # imported on use
     from vesearch.collection import Collection
+    from vesearch.groups.shown import DrawableBrowsed, DrawableSimilar
+
+    F = TypeVar("F", DrawableBrowsed, DrawableSimilar)
 
 _OUT = click.option(
     "--out",
@@ -24,6 +36,45 @@ _OUT = click.option(
 _FORCE = click.option(
     "--force", is_flag=True, help="Draw over X.png even where vesearch did not draw it."
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Results:
+    """Where what was found goes."""
+
+    as_json: bool
+    paths: bool
+    null: bool
+    out: Path | None
+    force: bool
+
+    def check(self, collection: Collection) -> None:
+        """Refuse what does not go together, and to draw over photos, before any time is spent.
+
+        Raises VesearchError.
+        """
+        check_paths(paths=self.paths, null=self.null, as_json=self.as_json)
+        if self.out is not None:
+            from vesearch.groups.shown import check_target
+            from vesearch.job import Job
+
+            check_target(self.out, Job(collection.config), force=self.force)
+
+    def put(
+        self,
+        found: F,
+        *,
+        text: Callable[[F], str],
+        line: Callable[[F], str],
+        paths: Callable[[F], Iterable[str]],
+    ) -> None:
+        """Draw what was found and print it; line: of JSON."""
+        if self.out is not None:
+            found.save(self.out, force=self.force)
+        if self.paths or self.null:
+            print_paths(paths(found), null=self.null)
+        else:
+            click.echo((line if self.as_json else text)(found))
 
 
 @click.command()
@@ -43,6 +94,7 @@ _FORCE = click.option(
     help='How sure it is that two are the same thing, 0.5 to 1.  [default: of "the same"]',
 )
 @JSON
+@with_paths
 @_OUT
 @_FORCE
 @with_options
@@ -51,36 +103,36 @@ def similar(
     kinds: tuple[Kind, ...],
     top: int | None,
     min_confidence: float | None,
-    as_json: bool,
-    out: Path | None,
-    force: bool,
+    **results: Any,
 ) -> None:
     """List what is alike in the collection, in groups: near-copies, and the same thing.
 
     \b
     vesearch similar
     vesearch similar --kind copies --kind near-copies --kind burst
+    vesearch similar --kind copies --paths
     vesearch similar --kind "the same thing" --top 20 --out things.html
 
-    copies: one content at several paths. burst: near-copies, each taken within seconds of another.
-    near-copies: the same of other times, or of times not known, and of edited copies. The same
-    thing: in photos that are no near-copies.
+    copies: one content at several paths; needs no index. burst: near-copies, each taken within
+    seconds of another. near-copies: the same of other times, or of times not known, and of edited
+    copies. The same thing: in photos that are no near-copies.
+
+    With --paths an empty line divides the groups, with -0 an empty name.
     """
-    collection = common.collection()
-    _check(out, collection, force=force)
+    to, collection = _Results(**results), common.collection()
+    to.check(collection)
     found = collection.similar(kinds=kinds or KINDS, top=top, min_confidence=min_confidence)
-    if out is not None:
-        found.save(out, force=force)
-    click.echo(similar_json(found) if as_json else similar_text(found))
+    to.put(found, text=similar_text, line=similar_json, paths=_divided)
 
 
 @click.command()
 @click.option("--top", type=int, default=24, show_default=True, metavar="K", help="Things wanted.")
 @JSON
+@with_paths
 @_OUT
 @_FORCE
 @with_options
-def browse(common: Common, top: int, as_json: bool, out: Path | None, force: bool) -> None:
+def browse(common: Common, top: int, **results: Any) -> None:
     """List the things that most photos of the collection show, one picture each.
 
     \b
@@ -90,21 +142,21 @@ def browse(common: Common, top: int, as_json: bool, out: Path | None, force: boo
 
     Each has the id of an entity, which query takes.
     """
-    collection = common.collection()
-    _check(out, collection, force=force)
+    to, collection = _Results(**results), common.collection()
+    to.check(collection)
     found = collection.browse(top=top)
-    if out is not None:
-        found.save(out, force=force)
-    click.echo(browsed_json(found) if as_json else browsed_text(found))
+    to.put(found, text=browsed_text, line=browsed_json, paths=_best)
 
 
-def _check(out: Path | None, collection: Collection, *, force: bool) -> None:
-    """Refuse to draw over photos before any time is spent. Raises VesearchError."""
-    if out is not None:
-        from vesearch.groups.shown import check_target
-        from vesearch.job import Job
+def _divided(found: Similar) -> Iterator[str]:
+    """Yield the paths of groups, with an empty one, which names no file, between two groups."""
+    for place, group in enumerate(found.groups):
+        yield from [""] if place else []
+        yield from group.paths()
 
-        check_target(out, Job(collection.config), force=force)
+
+def _best(found: Browsed) -> Iterator[str]:
+    return (thing.best.image for thing in found.things)
 
 
 def similar_json(found: Similar) -> str:

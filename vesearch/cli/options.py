@@ -90,6 +90,12 @@ def with_paths(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def check_paths(*, paths: bool, null: bool, as_json: bool) -> None:
+    """Raise a usage error for paths alone that are to be JSON."""
+    if (paths or null) and as_json:
+        raise click.UsageError("--paths and -0 are not --json: give one of them")
+
+
 def print_paths(paths: Iterable[str], *, null: bool) -> None:
     """Print paths byte for byte: what is escaped for people names no file."""
     end = b"\0" if null else b"\n"

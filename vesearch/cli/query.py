@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from vesearch.cli.asking import STDIN, Asked, with_examples
-from vesearch.cli.options import SKIPPED, Common, print_paths, with_options, with_paths
+from vesearch.cli.options import (
+    SKIPPED,
+    Common,
+    check_paths,
+    print_paths,
+    with_options,
+    with_paths,
+)
 from vesearch.config import QuerySettings
 from vesearch.errors import StoreError, VesearchError
 from vesearch.system.printable import printable
@@ -100,8 +107,7 @@ def query(
         raise click.UsageError("--all is --min-confidence 0: give one of them")
     if not asked.is_search(images) and (to.paths or to.null or to.copy_to):
         raise click.UsageError("--paths, -0 and --copy-to are of matches: say what to search for")
-    if (to.paths or to.null) and to.as_json:
-        raise click.UsageError("--paths and -0 are not --json: give one of them")
+    check_paths(paths=to.paths, null=to.null, as_json=to.as_json)
     if to.link and not to.copy_to:
         raise click.UsageError("--link says how to --copy-to a folder: name one")
     least = 0.0 if all_matches else min_confidence

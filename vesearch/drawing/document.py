@@ -25,12 +25,13 @@ ENTITY_COLUMNS = (
 def json_of(answer: Answer) -> str:
     """Return an answer as one line of JSON; docs/json.md documents it."""
     query = {**_seen(answer.seen), "selected": answer.selected}
-    query["entities"] = _entities(answer.seen.entities)
+    entities = answer.seen.entities
+    query["entities"] = [entity_of(entities, row) for row in range(len(entities))]
     query["others"] = [{**_seen(seen), "selected": number} for seen, number in answer.others]
     return json.dumps(
         {
             "query": query,
-            "matches": [_match(match) for match in answer.matches],
+            "matches": [match_of(match) for match in answer.matches],
             "left_out": answer.left_out,
             "timings_ms": _timings(answer),
         }
@@ -47,35 +48,35 @@ def _seen(seen: Seen) -> dict[str, Any]:
     }
 
 
-def _entities(entities: Entities) -> list[dict[str, Any]]:
-    return [
-        {
-            "entity": i + 1,
-            "box": [round(float(v), 1) for v in entities.boxes_xyxy[i]],
-            "area": round(float(entities.areas[i]), 1),
-            "score": round(float(entities.scores[i]), 4),
-            "label": entities.labels[i],
-            "peak": [round(float(v), 1) for v in entities.peaks_xy[i]],
-            "stuff": bool(entities.is_stuff[i]),
-        }
-        for i in range(len(entities))
-    ]
+def entity_of(entities: Entities, row: int) -> dict[str, Any]:
+    """Return one of a photo's entities as JSON has it."""
+    return {
+        "entity": row + 1,
+        "box": [round(float(v), 1) for v in entities.boxes_xyxy[row]],
+        "area": round(float(entities.areas[row]), 1),
+        "score": round(float(entities.scores[row]), 4),
+        "label": entities.labels[row],
+        "peak": [round(float(v), 1) for v in entities.peaks_xy[row]],
+        "stuff": bool(entities.is_stuff[row]),
+    }
 
 
-def _match(match: Match) -> dict[str, Any]:
+def match_of(match: Match) -> dict[str, Any]:
+    """Return a match as JSON has it."""
     percentile = None if match.percentile is None else round(match.percentile, 3)
     return {
         "rank": match.rank,
         "image": match.image,
         "also_at": list(match.also_at),
         "alike": list(match.alike),
+        "alike_ids": [list(entity_ids) for entity_ids in match.alike_ids],
         "stale": match.stale,
         "width": match.size_hw[1],
         "height": match.size_hw[0],
         "taken": match.taken,
-        **_part(match),
+        **part_of(match),
         "percentile": percentile,
-        "parts": [_part(part) for part in match.parts],
+        "parts": [part_of(part) for part in match.parts],
         "spots": [_spot(spot) for spot in match.spots],
     }
 
@@ -89,7 +90,8 @@ def _spot(spot: Spot) -> dict[str, Any]:
     }
 
 
-def _part(part: Match | Part) -> dict[str, Any]:
+def part_of(part: Match | Part) -> dict[str, Any]:
+    """Return what matches one example as JSON has it."""
     return {
         "entity_id": part.entity_id,
         "box": [round(v, 1) for v in part.box_xyxy],

@@ -30,9 +30,9 @@ def similar_of(
 ) -> Similar:
     """Return the groups of a collection; top: the largest of each kind, None: all.
 
-    Exact copies cost a pass over the catalogue; near-copies three searches of the index a photo,
-    the same thing one for each entity. Raises ArgumentError, and StoreError where the collection
-    cannot be searched.
+    Exact copies cost a pass over the catalogue, and need no index; near-copies three searches of
+    it a photo, the same thing one for each entity. Raises ArgumentError, and StoreError where there
+    is no store, or no index where one is needed.
     """
     for kind in set(kinds) - set(KINDS):
         raise ArgumentError(f"no kind of groups {kind!r}{did_you_mean(kind, KINDS)}")
@@ -40,7 +40,7 @@ def similar_of(
         raise ArgumentError(f"min_confidence must be from {ALIKE} to 1, got {min_confidence}")
     if top is not None and top < 1:
         raise ArgumentError(f"top must be at least 1, got {top}")
-    snapshot = opened(job)
+    snapshot = opened(job, with_index=set(kinds) != {"copies"})
     found = dict[Kind, list[tuple[Member, ...]]]({kind: [] for kind in KINDS})
     if "copies" in kinds:
         found["copies"] = list(_copies(snapshot))
@@ -77,15 +77,19 @@ def browsed_of(job: Job, *, top: int) -> Browsed:
     return Browsed(tuple(things), photos, entities, looked_at)
 
 
-def opened(job: Job) -> Snapshot:
-    """Return a state of the store that has an index; no model is needed."""
+def opened(job: Job, *, with_index: bool = True) -> Snapshot:
+    """Return a state of the store, one that has an index unless none is asked for.
+
+    No model is needed. Raises StoreError.
+    """
 
     def made_with() -> dict[str, str]:
         job.open_without_models()
         return job.recorded_fingerprints()
 
     snapshot = Snapshot.open(job.store, made_with)
-    _ = snapshot.build  # says what is missing before anything is read
+    if with_index:
+        _ = snapshot.build  # says what is missing before anything is read
     return snapshot
 
 

@@ -104,4 +104,4 @@ def _masks(job: Job) -> Masks:
     """Return what gives an entity's mask, of the store as it is now."""
     from vesearch.groups.finding import opened
 
-    return opened(job).mask_of
+    return opened(job, with_index=False).mask_of

@@ -161,7 +161,8 @@ def _is_at(path: bytes, image: KnownImage, snapshot: Snapshot, limits: ImageSett
 def stored_photo(example: Stored, snapshot: Snapshot, limits: ImageSettings) -> tuple[Seen, int]:
     """Return the photo of an entity of the collection, and the entity's number in it."""
     image_id, rank = divmod(example.entity_id, RANKS)
-    known = snapshot.image(image_id)
+    # of a larger number the catalogue would be asked in vain: SQLite has none
+    known = snapshot.image(image_id) if 0 <= example.entity_id < 2**63 else None
     entities = None if known is None else snapshot.entities_of(image_id)
     paths, stale = ([], False) if known is None else found_at(snapshot, known, limits)
     if entities is None or not paths or not 0 <= rank < len(entities):

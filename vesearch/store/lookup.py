@@ -40,23 +40,38 @@ class Named:
 
     def fits(self, path: bytes) -> bool:
         """Tell whether it names a path itself."""
-        return _matches(Path(os.fsdecode(path)).parts, self._parts)
+        return list(_matches(Path(os.fsdecode(path)).parts, self._parts))[-1]
 
     def holds(self, path: bytes) -> bool:
         """Tell whether it names a path, or a folder that the path is in."""
         parts = Path(os.fsdecode(path)).parts
-        if parts[: len(self._parts)] == self._parts:
-            return True
-        return any(_matches(parts[:end], self._parts) for end in range(1, len(parts) + 1))
+        return parts[: len(self._parts)] == self._parts or any(_matches(parts, self._parts))
 
 
-def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Match name by name, so that * stays within a folder; ** stands for any folders."""
-    if not pattern:
-        return not path
-    if pattern[0] == "**":
-        return any(_matches(path[skip:], pattern[1:]) for skip in range(len(path) + 1))
-    return bool(path) and fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
+def _matches(path: Sequence[str], pattern: Sequence[str]) -> Iterator[bool]:
+    """Tell of each folder on a path, and then of all of it, whether a pattern matches it.
+
+    Name by name, so that * stays within a folder; ** stands for any folders. With many ** the ways
+    to match are ever more, so it is places of the pattern that are followed, all at once.
+    """
+    reached = _onward({0}, pattern)
+    for name in path:
+        stay = {at for at in reached if at < len(pattern) and pattern[at] == "**"}
+        go = {at for at in reached - stay if at < len(pattern) and fnmatchcase(name, pattern[at])}
+        reached = _onward(stay | {at + 1 for at in go}, pattern)
+        yield len(pattern) in reached
+
+
+def _onward(places: set[int], pattern: Sequence[str]) -> set[int]:
+    """Return places of a pattern with those behind each **, which may stand for nothing."""
+    reached = set[int]()
+    for place in sorted(places):
+        while place not in reached:
+            reached.add(place)
+            if place == len(pattern) or pattern[place] != "**":
+                break
+            place += 1
+    return reached
 
 
 class Lookup:

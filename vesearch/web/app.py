@@ -135,12 +135,12 @@ def _add_photos(app: FastAPI, service: Service, models: Turns, quick: Turns) -> 
         data = await request.body()
         if not data:
             raise ImageError("the body is empty: it should be a photo")
-        return await _answered(models, lambda: service.uploaded(data))
+        return await _answered(request, models, lambda: service.uploaded(data))
 
     @app.get("/api/uploads/{photo}/entities", tags=["photos"], responses=_ERRORS)
-    async def upload(photo: str) -> Response:
+    async def upload(request: Request, photo: str) -> Response:
         """Return the entities of a photo that was uploaded; it is kept for an hour."""
-        return await _answered(quick, lambda: service.upload(photo))
+        return await _answered(request, quick, lambda: service.upload(photo))
 
     @app.get("/api/uploads/{photo}", tags=["photos"], responses=_JPEG)
     async def upload_picture(photo: str, size: _Size = 1280) -> Response:
@@ -150,9 +150,9 @@ def _add_photos(app: FastAPI, service: Service, models: Turns, quick: Turns) -> 
         return Response(made, media_type="image/jpeg", headers={"cache-control": "no-store"})
 
     @app.get("/api/photos/{image}/entities", tags=["photos"], responses=_ERRORS)
-    async def stored(image: _PathId) -> Response:
+    async def stored(request: Request, image: _PathId) -> Response:
         """Return the entities of a photo of the collection."""
-        return await _answered(quick, lambda: service.stored(image))
+        return await _answered(request, quick, lambda: service.stored(image))
 
     @app.get("/api/photos/{image}", tags=["photos"], responses=_JPEG)
     async def picture(request: Request, image: _PathId, size: _Size = 640) -> Response:
@@ -174,10 +174,10 @@ def _add_photos(app: FastAPI, service: Service, models: Turns, quick: Turns) -> 
 
 def _add_questions(app: FastAPI, service: Service, models: Turns, quick: Turns) -> None:
     @app.post("/api/search", tags=["questions"], responses=_ERRORS)
-    async def search(asked: SearchIn) -> Response:
+    async def search(request: Request, asked: SearchIn) -> Response:
         """Find what is most similar to some entities, and unlike others."""
         turns = models if service.needs_models(asked) else quick
-        return await _answered(turns, lambda: service.answer(asked))
+        return await _answered(request, turns, lambda: service.answer(asked))
 
 
 def _add_collection(app: FastAPI, service: Service, quick: Turns, slow: Turns) -> None:
@@ -200,10 +200,29 @@ def _add_collection(app: FastAPI, service: Service, quick: Turns, slow: Turns) -
         return await slow.run(lambda: service.frequent(top))
 
 
-async def _answered(turns: Turns, work: Callable[[], dict[str, Any]]) -> Response:
-    """Return what work returns, as JSON that was made in its thread: outlines are long."""
-    body = await turns.run(lambda: json.dumps(work(), ensure_ascii=False, allow_nan=False).encode())
-    return Response(body, media_type="application/json")
+async def _answered(request: Request, turns: Turns, work: Callable[[], dict[str, Any]]) -> Response:
+    """Return what work returns, as JSON that was made in its thread: outlines are long.
+
+    Who gives up before its turn comes, as the page does with each move of a box, leaves the line.
+    Raises ClientDisconnect then, and what Turns.run raises.
+    """
+    made = turns.run(lambda: json.dumps(work(), ensure_ascii=False, allow_nan=False).encode())
+    answering = asyncio.ensure_future(made)
+    leaving = asyncio.ensure_future(_until_nobody_listens(request))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return Response(answering.result(), media_type="application/json")
+        leaving.result()
+        raise ClientDisconnect
+    finally:
+        answering.cancel()
+        leaving.cancel()
+
+
+async def _until_nobody_listens(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _check(size: int) -> None:

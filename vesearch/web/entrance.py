@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from html import escape
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -38,12 +37,12 @@ class Entrance:
         if scope["path"] in FREE:
             return True
         # any of them: a browser keeps the cookie of a server that was started anew since
-        given = _bearer(headers), _cookie(headers), _in_query(scope)
+        given = *_bearer(headers), *_cookies(headers), *_in_query(scope)
         return any(map(self._is_it, given))
 
     def is_in_address(self, scope: Mapping[str, Any]) -> bool:
         """Tell whether the token stands in a request's address."""
-        return self._is_it(_in_query(scope))
+        return any(map(self._is_it, _in_query(scope)))
 
     def answers(self, scope: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
         """Tell whether a request is the page's form, with a token that was pasted."""
@@ -61,8 +60,8 @@ class Entrance:
         secure = "; Secure" if scope.get("scheme") == "https" else ""
         return f"{_COOKIE}={self._token}; Path=/; HttpOnly; SameSite=Strict{secure}".encode()
 
-    def _is_it(self, given: str | None) -> bool:
-        return given is not None and hmac.compare_digest(given.encode(), self._token.encode())
+    def _is_it(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode(), self._token.encode())
 
 
 def without_token(scope: Mapping[str, Any]) -> bytes:
@@ -83,25 +82,22 @@ def wants_page(scope: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
 
 def page(scope: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
     """Return the page that asks for the token, and then leads to what was asked for."""
-    given = _cookie(headers), _in_query(scope)
+    given = *_cookies(headers), *_in_query(scope)
     title, why = _WRONG if scope["method"] == "POST" or any(given) else _NONE
     text = _PAGE.read_text(encoding="utf-8").replace("{title}", title).replace("{why}", escape(why))
     return text.replace("{action}", escape(without_token(scope).decode())).encode()
 
 
-def _bearer(headers: Mapping[str, str]) -> str | None:
+def _bearer(headers: Mapping[str, str]) -> list[str]:
     kind, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if kind.lower() == "bearer" else None
+    return [token.strip()] if kind.lower() == "bearer" else []
 
 
-def _cookie(headers: Mapping[str, str]) -> str | None:
-    try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(_COOKIE)
-    except CookieError:
-        return None
-    return None if cookie is None else cookie.value
+def _cookies(headers: Mapping[str, str]) -> list[str]:
+    # http.cookies gives up at what it cannot read, as other servers of this machine may have set
+    pairs = (part.partition("=") for part in headers.get("cookie", "").split(";"))
+    return [value.strip() for name, _, value in pairs if name.strip() == _COOKIE]
 
 
-def _in_query(scope: Mapping[str, Any]) -> str | None:
-    found = parse_qs(scope["query_string"].decode("latin-1")).get("token")
-    return found[0] if found else None
+def _in_query(scope: Mapping[str, Any]) -> list[str]:
+    return parse_qs(scope["query_string"].decode("latin-1")).get("token", [])

@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from vesearch.web import entrance
 from vesearch.web.entrance import Entrance
@@ -110,7 +109,9 @@ class Guard:
         """Return why a request is refused, None where it is not."""
         if not self._is_host(headers.get("host", "")):
             return 421, "this server is not called so: --allow-host NAME lets it be"
-        if scope["method"] not in ("GET", "HEAD") and not _is_same_origin(headers):
+        # a page elsewhere can read no answer, but would have us work for it all the same
+        asks = scope["method"] not in ("GET", "HEAD") or scope["path"].startswith("/api/")
+        if asks and not _is_same_origin(headers):
             return 403, "only this server's own page may ask that"
         try:
             length = int(headers.get("content-length", "0"))
@@ -146,8 +147,8 @@ def _is_same_origin(headers: dict[str, str]) -> bool:
     """Tell whether a page of ours asks, or no page at all."""
     if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return False
-    origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    origin, host = headers.get("origin"), headers.get("host")
+    return origin in (None, f"http://{host}", f"https://{host}")
 
 
 def _size(size: int) -> str:

@@ -19,7 +19,8 @@ from vesearch.question import (
     period_of,
 )
 
-MOST_EXAMPLES = 20
+MOST_EXAMPLES = 100  # of either kind: what was marked right and wrong are such
+MOST_OF_PHOTOS = 40  # which may have to be decoded, each
 MOST_MATCHES = 200
 _Pixel = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 _Id = Annotated[int, Field(ge=0, lt=2**62)]
@@ -104,6 +105,9 @@ class SearchIn(_Strict):
     def _goes_together(self) -> SearchIn:
         if self.explain and self.mode == "all":
             raise ValueError("spots are of one example: they do not go with mode all")
+        of_photos = [e for e in (*self.positives, *self.negatives) if e.entity_id is None]
+        if len(of_photos) > MOST_OF_PHOTOS:
+            raise ValueError(f"at most {MOST_OF_PHOTOS} examples are given without an entity_id")
         return self
 
     def question(self, positives: tuple[Example, ...], negatives: tuple[Example, ...]) -> Question:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vesearch.config import Config
 from vesearch.errors import ArgumentError, VesearchError
@@ -19,7 +21,7 @@ from vesearch.web.guard import Rules, new_token
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,200}")  # what an address and a cookie can have as it is
 _MOST_BYTES = 100_000_000  # of an upload: it is in memory
-_HEADERS_S = 20  # a connection that says nothing is closed
+_HEADERS_S = 20  # a connection that does not say what it asks for is closed
 
 
 def serve(config: Config, *, host: str, port: int, names: Sequence[str], token: str | None) -> None:
@@ -45,11 +47,57 @@ def serve(config: Config, *, host: str, port: int, names: Sequence[str], token: 
         access_log=False,
         server_header=False,
         timeout_keep_alive=_HEADERS_S,
+        http=Impatient,
+        ws="none",
         timeout_graceful_shutdown=5,
         limit_concurrency=500,
     )
     with suppress(KeyboardInterrupt):  # which is how a server ends
         uvicorn.Server(options).run(sockets=[listening])
+
+
+class Impatient(H11Protocol):
+    """HTTP/1.1 for who says what it wants: uvicorn itself waits for that without end.
+
+    Else some hundred connections that say nothing are all that the server takes.
+    """
+
+    _due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait on, from the first byte of a request to its last header."""
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        super().connection_lost(exc)
+        self._stop()
+
+    @property
+    def _asks_nothing(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _wait(self) -> None:
+        if not self._asks_nothing:
+            self._stop()
+        elif self._due is None:
+            self._due = self.loop.call_later(_HEADERS_S, self._give_up)
+
+    def _stop(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def _give_up(self) -> None:
+        self._due = None
+        if self._asks_nothing:
+            self.transport.close()
 
 
 def is_local(host: str) -> bool:

@@ -16,7 +16,8 @@ from PIL import Image
 from vesearch.care.status import status_of
 from vesearch.confidence import percent, word_for
 from vesearch.config import Config
-from vesearch.errors import ImageError, StoreMissingError, VesearchError
+from vesearch.drawing import document
+from vesearch.errors import ImageError, StoreError, VesearchError
 from vesearch.groups.finding import browsed_of, opened
 from vesearch.groups.records import Frequent
 from vesearch.job import Job
@@ -112,7 +113,7 @@ class Service:
     def _stored(self, image_id: int) -> Seen:
         try:
             return self.searcher.look(Stored(image_id * RANKS)).seen
-        except StoreMissingError:
+        except StoreError:
             raise
         except VesearchError as err:
             raise MissingError(f"there is no photo {image_id}") from err
@@ -250,18 +251,9 @@ def _seen(seen: Seen) -> dict[str, Any]:
 
 def _entity(seen: Seen, number: int) -> dict[str, Any]:
     entities, row = seen.entities, number - 1
-    return {
-        "entity": number,
-        "box": _rounded(entities.boxes_xyxy[row].tolist()),
-        "peak": _rounded(entities.peaks_xy[row].tolist()),
-        "area": round(float(entities.areas[row]), 1),
-        "score": round(float(entities.scores[row]), 4),
-        "label": entities.labels[row],
-        "stuff": bool(entities.is_stuff[row]),
-        "outlines": outlines_of(
-            entities.masks[row], entities.mask_size_hw, (seen.height, seen.width)
-        ),
-    }
+    size_hw = seen.height, seen.width
+    outlines = outlines_of(entities.masks[row], entities.mask_size_hw, size_hw)
+    return document.entity_of(entities, row) | {"outlines": outlines}
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
@@ -277,26 +269,16 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 
 def _match(match: Match) -> dict[str, Any]:
-    height, width = match.size_hw
-    return {
-        "rank": match.rank,
+    """Return a match as the command line has it, and what draws it and leads on from it."""
+    return document.match_of(match) | {
         "image": match.entity_id // RANKS,
         "entity": match.entity_id % RANKS + 1,
         "path": _text(match.image),
         "also_at": list(map(_text, match.also_at)),
         "alike": list(map(_text, match.alike)),
         "copies": [_copy(*copy) for copy in zip(match.alike, match.alike_ids, strict=True)],
-        "stale": match.stale,
-        "taken": match.taken,
-        "width": width,
-        "height": height,
-        "percentile": match.percentile,
         **_part(match, match.size_hw),
         "parts": [_part(part, match.size_hw) for part in match.parts],
-        "spots": [
-            {"letter": s.letter, "at": _rounded(s.xy), "query_at": _rounded(s.query_xy)}
-            for s in match.spots
-        ],
     }
 
 
@@ -307,13 +289,8 @@ def _copy(path: str, entity_ids: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _part(part: Match | Part, size_hw: tuple[int, int]) -> dict[str, Any]:
-    return {
-        "entity_id": part.entity_id,
-        "box": _rounded(part.box_xyxy),
-        "peak": _rounded(part.peak_xy),
+    return document.part_of(part) | {
         "outlines": outlines_of(part.mask, part.mask_size_hw, size_hw),
-        "similarity": round(part.similarity, 4),
-        "confidence": round(part.confidence, 4),
         "percent": percent(part.confidence),
         "word": word_for(part.confidence),
     }

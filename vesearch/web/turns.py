@@ -23,13 +23,20 @@ class Turns:
         self._inside = 0  # of the event loop's thread alone
 
     async def run(self, work: Callable[[], R]) -> R:
-        """Return what work returns, once it is its turn. Raises BusyError where too many wait."""
+        """Return what work returns, once it is its turn; where it is cancelled before, it is left.
+
+        Raises BusyError where too many wait.
+        """
         self.check()
         self._inside += 1
-        running = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        # a request that is given up does not end its work, whose place is taken until it is done
+        work_there = self._pool.submit(work)
+        running = asyncio.wrap_future(work_there)
         running.add_done_callback(self._left)
-        return await asyncio.shield(running)
+        try:
+            # what has begun is not ended by who gives it up: its place is taken until it is done
+            return await asyncio.shield(running)
+        finally:
+            work_there.cancel()
 
     def check(self) -> None:
         """Raise BusyError where too many wait."""

@@ -62,7 +62,6 @@ export function viewOf(box, w, h) {
   return [place((x0 + x1) / 2, width, w), place((y0 + y1) / 2, height, h), width, height];
 }
 
-// address: of the whole photo's picture, where it is none of the collection
 // in place of a photo that cannot be had any more
 export function missing([x, y, width, height]) {
   const text = make("text", { class: "missing", x: x + width / 2, y: y + height / 2, "font-size": width / 18 });
@@ -70,6 +69,7 @@ export function missing([x, y, width, height]) {
   return text;
 }
 
+// address: of the whole photo's picture, where it is none of the collection
 export function tile(match, address = null) {
   const { width: w, height: h } = match;
   const parts = match.parts.length ? match.parts : [match];

@@ -23,7 +23,7 @@ export function state() {
     box: box.length === 4 ? box : null,
     point: point.length === 2 ? point : null,
     whole: query.get("whole") === "1",
-    sure: query.has("sure") ? Number(query.get("sure")) || 0 : ALIKE,
+    sure: query.has("sure") ? Math.min(Math.max(Number(query.get("sure")) || 0, 0), 1) : ALIKE,
     top: Math.min(Math.max(Math.trunc(Number(query.get("top"))) || TOP, 1), MOST),
     in: query.get("in") || "",
     since: query.get("since") || "",
