@@ -17,10 +17,17 @@ _COMMENT = re.compile(r"\s{2,}# .*$")
 _ALWAYS = {"--help", "--version", "-h"}
 
 
+def children(group: click.Group) -> dict[str, click.Command]:
+    """Return a group's commands by their names; some are imported when they are asked for."""
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
 def commands(group: click.Group = main, path: str = "") -> dict[str, click.Command]:
     """Return all commands by their names, as in "evaluate masks"; groups are left out."""
     found: dict[str, click.Command] = {}
-    for name, command in group.commands.items():
+    for name, command in children(group).items():
         if isinstance(command, click.Group):
             found |= commands(command, f"{path}{name} ")
         else:

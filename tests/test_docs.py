@@ -28,7 +28,7 @@ def text_of(name: str) -> str:
 
 
 README = text_of("README.md")
-GROUPS = {name: c for name, c in main.commands.items() if isinstance(c, click.Group)}
+GROUPS = {n: c for n, c in documents.children(main).items() if isinstance(c, click.Group)}
 
 
 def changed(old: str, new: str, text: str = README) -> str:

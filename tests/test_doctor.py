@@ -12,7 +12,7 @@ from tests.webserver import Server
 from vesearch.detectors import DETECTORS
 from vesearch.embedders import EMBEDDERS
 from vesearch.errors import MissingPackageError
-from vesearch.indexes import INDEXES
+from vesearch.indexes import INDEXES, choose
 from vesearch.models import doctor
 from vesearch.networks import lite0
 
@@ -47,7 +47,8 @@ def test_the_doctor_looks_at_everything(findings: dict[str, doctor.Finding]) -> 
 
 def test_the_defaults_work_here(findings: dict[str, doctor.Finding]) -> None:
     needed = [name for name, finding in findings.items() if finding.needed]
-    assert {"detector builtin", "embedder builtin", "ngt"} < set(needed) and "whole" not in needed
+    index = choose("auto", None)
+    assert {"detector builtin", "embedder builtin", index} < set(needed) and "whole" not in needed
     assert {findings[name].state for name in [*needed, "whole", "exact"]} == {doctor.OK}
     assert "1280-d" in findings["embedder builtin"].facts and "64 of 64" in findings["exact"].facts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -13,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.colours import draw
-from vesearch import registry
 from vesearch.errors import ConfigError, UnknownNameError
 from vesearch.registry import Registry
 
@@ -82,7 +82,7 @@ def test_without_the_package_its_names_are_unknown(tmp_path: Path) -> None:
 def made(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> Registry:
     """Return a registry of one name, and entry points as (name, target)."""
     found = [EntryPoint(name, target, "vesearch.toys") for name, target in points]
-    monkeypatch.setattr(registry, "entry_points", lambda group: found)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
     registry_ = Registry("toy", group="vesearch.toys")
     registry_.add("ours", "collections:Counter", "counts")
     return registry_

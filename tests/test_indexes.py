@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.colours import Colours, about, draw, settings
-from vesearch import pipeline
+from vesearch import indexes, pipeline
 from vesearch.care import compact
 from vesearch.care.repair import verify
 from vesearch.errors import (
@@ -99,6 +99,23 @@ class Elsewhere(ExactIndex):
     @classmethod
     def discard(cls, place: Path) -> None:
         cls.SERVER.pop((place / "name").read_text(), None)
+
+
+def test_auto_keeps_to_what_there_is_and_else_takes_the_fastest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for platform, installed, fastest in (
+        ("linux", True, "faiss"),
+        ("linux", False, "ngt"),
+        ("darwin", True, "ngt"),
+    ):
+        monkeypatch.setattr(sys, "platform", platform)
+        monkeypatch.setattr(indexes, "find_spec", lambda _, there=installed: there or None)
+        assert indexes.choose("auto", None) == fastest
+        assert indexes.choose("auto", "exact") == "exact"
+        assert indexes.choose("auto", "ngt") == "ngt"
+        assert indexes.choose("auto", "faiss") == ("faiss" if installed else "ngt")
+        assert indexes.choose("faiss", "ngt") == "faiss"
 
 
 def test_what_an_index_keeps_elsewhere_goes_with_its_build(

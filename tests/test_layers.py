@@ -97,7 +97,7 @@ OWNERS = {
     "safetensors": {"checkpoints/tensorfile.py"},
     "matplotlib": {"training/curve.py"},
     "tables": {"store/sealed.py"},
-    "faiss": {"indexes/faiss.py"},
+    "faiss": {"indexes/faiss.py", "indexes/__init__.py"},  # the latter asks whether it is there
     "ngtpy": {"indexes/ngt.py"},
     "pi_heif": {"photos/formats.py"},
     "rawpy": {"photos/raw.py"},

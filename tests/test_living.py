@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -585,10 +586,12 @@ def test_photos_are_only_ever_read(photos: Path, config: Config) -> None:
     assert seen() == before
 
 
+@pytest.mark.parametrize(("backend", "method"), [("ngt", "anng"), ("faiss", "hnsw")])
 def test_a_graph_is_changed_by_a_little_and_built_anew_for_much(
-    config: Config, store: Store
+    config: Config, store: Store, backend: str, method: str
 ) -> None:
     """2,560 entities of 512 images: enough for a real graph; only their tables are there."""
+    config = replace(config, index=replace(config.index, backend=backend))
     rng, n, each = np.random.default_rng(0), 256, 5
     job, mask = Job(config), masks.encode(np.ones((1, 8, 8), bool))[0]
     with store.lock():
@@ -607,7 +610,7 @@ def test_a_graph_is_changed_by_a_little_and_built_anew_for_much(
             for table in (*tables, EmbeddingRows(noise)):
                 store.write(shard, table, job.fingerprints[table.KIND])
     assert build(config) == "built"
-    assert builds.facts(store)["method"] == "anng"
+    assert builds.facts(store)["method"] == method
     forget.remove_named(job, ["/photos/0/1?.jpg"])
     assert build(config) == "updated"
     assert builds.facts(store)["removed"] == 10 * each

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -518,6 +519,37 @@ def test_an_entity_of_a_photo_that_changed_is_not_drawn_on_it(
     refused = run(config, "query", "--id", entity_id, "--out", tmp_path / "out.png")
     assert refused.exit_code == 1 and not (tmp_path / "out.png").exists()
     assert "b.png is another photo" in refused.output and "run: vesearch ingest" in refused.output
+
+
+def test_a_photo_of_the_collection_needs_few_modules(photos: Path, config: Config) -> None:
+    """In a process of its own: no network, no decoder, nothing that takes long to import."""
+    script = (
+        "import sys\nfrom vesearch.cli.main import main\n"
+        "main(sys.argv[1:], standalone_mode=False)\n"
+        "print(*sys.modules)"
+    )
+    given = ["query", photos / "a.png", "--entity", "1", "--store", config.run.store]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, given), "--all"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = done.stdout.splitlines()[-1].split()
+    heavy = {
+        "torch",
+        "openvino",
+        "scipy",
+        "sklearn",
+        "timm",
+        "yaml",
+        "requests",
+        "importlib.metadata",
+    }
+    ours = {"photos.decode", "photos.pool", "cli.evaluate", "cli.serve", "web", "training"}
+    assert set(loaded) & (heavy | {f"vesearch.{name}" for name in ours}) == set()
+    assert len(loaded) < 550  # 430 on Linux with the index ngt
+    assert "b.png" in done.stdout
 
 
 def test_masks_are_kept_as_far_as_there_is_room(

@@ -119,7 +119,7 @@ class ProjectionSettings:
 class IndexSettings:
     """How vectors are indexed."""
 
-    backend: str = setting("ngt")
+    backend: str = setting("auto")
     recall: float = setting(0.98, low=0.5, high=1.0)
     pairs: int = setting(100_000, low=1_000, high=10_000_000)
     seed: int = setting(0, low=0)

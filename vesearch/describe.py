@@ -28,6 +28,13 @@ _INSIDE, _LEAST_CELLS = 0.5, 6  # cover from which a cell is the entity's, and h
 _LARGEST = 65504  # of float16
 
 
+def prepared(model: Detector | Embedder, *given: int) -> None:
+    """Let a model make ready what it can before it is asked; an embedder: for crops of a side."""
+    prepare = getattr(model, "prepare", None)
+    if prepare is not None:
+        prepare(*given)
+
+
 def find_entities(detector: Detector, frames: Sequence[Frame]) -> list[Entities]:
     """Return the entities of each frame, in pixels of the upright image."""
     if not frames:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vesearch.config import (
     Config,
@@ -23,10 +23,12 @@ from vesearch.detectors.selection import Selection
 from vesearch.embedders import EMBEDDERS, Embedder
 from vesearch.errors import ConfigError, StoreError, StoreMismatchError
 from vesearch.networks import devices
-from vesearch.photos import pool
 from vesearch.store.rows import ImageRows
 from vesearch.store.shards import Store
 from vesearch.system.digests import fingerprint_of
+
+if TYPE_CHECKING:  # a photo of the collection is not decoded
+    from vesearch.photos.pool import Decoders
 
 # whose settings make a store what it is, and the tables that are made with them
 _TABLES = {"images": "images", "detect": "entities", "crop": "crops", "embed": "embeddings"}
@@ -109,8 +111,10 @@ class Job:
         return asked or devices.batch_size(section, self.config.run.device)
 
     @property
-    def decoders(self) -> pool.Decoders:
+    def decoders(self) -> Decoders:
         """The processes that decode photos."""
+        from vesearch.photos import pool
+
         return pool.shared(self.config.images, self.config.run.workers)
 
     def settings(self) -> dict[str, Any]:

@@ -5,22 +5,25 @@ Installed packages add to them by entry points (docs/extending.md).
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import logging
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vesearch.errors import ConfigError, UnknownNameError
+
+if TYPE_CHECKING:  # imported where it is needed: it takes as long as the rest of a command
+    from importlib.metadata import EntryPoint
 
 logger = logging.getLogger(__name__)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" or, where nothing is near, "; there are: …"."""
+    import difflib
+
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names)}"
@@ -93,6 +96,8 @@ class Registry:
     @cached_property
     def _others(self) -> dict[str, EntryPoint]:
         """The entry points of other packages; a name of ours stays ours."""
+        from importlib.metadata import entry_points
+
         found: dict[str, EntryPoint] = {}
         for point in entry_points(group=self._group) if self._group else ():
             if point.name in self._entries or point.name in found:
@@ -109,10 +114,12 @@ class Registry:
     def _entry(self, name: str) -> str:
         family, _, model = name.partition(":")
         wanted = [name, f"{family}{_ANY}"] if model else [name]
-        for known in (self._entries, self._others):  # others are looked for where ours do not do
-            for entry in wanted:
-                if entry in known:
-                    return entry
+        for entry in wanted:
+            if entry in self._entries:
+                return entry
+        for entry in wanted:  # others are looked for where ours do not do
+            if entry in self._others:
+                return entry
         raise UnknownNameError(f"no {self.kind} {name!r}{did_you_mean(name, self.names())}")
 
 

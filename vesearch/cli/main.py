@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import select
@@ -15,15 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import vesearch
-from vesearch.cli.collection import compact, export, remove, verify
-from vesearch.cli.evaluate import evaluate
-from vesearch.cli.groups import browse, similar
-from vesearch.cli.models import models
 from vesearch.cli.options import JSON, SKIPPED, Common, with_options
-from vesearch.cli.query import query
-from vesearch.cli.serve import serve
-from vesearch.cli.settings import settings
-from vesearch.cli.train import train
 from vesearch.errors import ArgumentError, ConfigError, UnknownNameError, VesearchError
 from vesearch.registry import did_you_mean
 from vesearch.system.interrupts import TerminatedError, delivered
@@ -34,6 +27,22 @@ if TYPE_CHECKING:  # the modules behind the commands load torch and more: import
 
 WRONG_USE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 _USES = (ArgumentError, ConfigError, UnknownNameError)  # told before anything is done
+
+# imported when they are asked for, or all are listed
+_ELSEWHERE = {
+    "query": "query",
+    "remove": "collection",
+    "compact": "collection",
+    "verify": "collection",
+    "export": "collection",
+    "settings": "settings",
+    "evaluate": "evaluate",
+    "train": "train",
+    "models": "models",
+    "similar": "groups",
+    "browse": "groups",
+    "serve": "serve",
+}
 
 _FOLDERS = click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 
@@ -51,6 +60,16 @@ class _Commands(click.Group):
         except OSError as err:  # --help, where it cannot be written
             click.echo(f"Error: {printable(_in_words(err))}", err=True)
             sys.exit(1)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in _ELSEWHERE:
+            module = importlib.import_module(f"vesearch.cli.{_ELSEWHERE[name]}")
+            command: click.Command = getattr(module, name)
+            return command
+        return super().get_command(ctx, name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -253,12 +272,6 @@ def status(common: Common, as_json: bool) -> None:
 
     state = common.collection().status()
     click.echo(report.status_json(state) if as_json else report.status_text(state))
-
-
-for command in (query, remove, compact, verify, export, settings, evaluate, train, models):
-    main.add_command(command)
-for command in (similar, browse, serve):
-    main.add_command(command)
 
 
 def _run(

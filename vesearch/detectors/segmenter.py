@@ -78,16 +78,26 @@ class Segmenter:
         """Digest of both networks' weights and of what is made of their outputs."""
         return version_digest(_VERSION, lite0.weights_digest(), sha256(self._path))
 
+    def prepare(self) -> None:
+        """Make the network ready. Raises ModelError for weights that do not fit."""
+        # what a photo needs, and takes long to import
+        import scipy.cluster.hierarchy
+        import scipy.ndimage
+        import scipy.sparse
+        import scipy.spatial.distance  # noqa: F401
+
+        with self._lock:
+            looking = self._looking
+        looking.prepare()
+
     def detect(self, images: Sequence[UInt8]) -> list[Entities]:
         """Return the ranked entities of each (h, w, 3) uint8 RGB image; never none.
 
         Raises ModelError for weights that do not fit.
         """
         self.selection.check_labels(None)
-        with self._lock:
-            looking = self._looking
-        looking.prepare()
-        found: dict[int, Entities] = {}
+        self.prepare()
+        looking, found = self._looking, dict[int, Entities]()
         with one_for_products():  # else the network's own threads took twice as long
             small = [
                 [shrink(pixels, side, multiple=32) for side in _SIDES[self.effort]]

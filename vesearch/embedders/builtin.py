@@ -55,7 +55,11 @@ class Lite0(TrainableEmbedder):
 
         covers: (n, c, c) how much of each cell of a crop lies in the mask, in [0, 1].
         """
-        return self._embed(crops, covers if self.mask_weight else None)
+        return self._embed(crops, covers if self._covered else None)
+
+    @property
+    def _covered(self) -> bool:
+        return bool(self.mask_weight)
 
     @property
     def _settings(self) -> str:

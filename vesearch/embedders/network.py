@@ -82,6 +82,15 @@ class NetworkEmbedder(ABC):
         """The precision that embeddings are computed in on this device."""
         return engines.precision(self.precision, self.engine, self.device)
 
+    def prepare(self, side: int) -> None:
+        """Make the network ready for crops of so many pixels a side."""
+        self._networks(side, self._covered)
+
+    @property
+    def _covered(self) -> bool:
+        """Whether covers count."""
+        return False
+
     def embed(self, crops: UInt8) -> Float32:
         """Return the (n, dim) float32 embeddings of (n, s, s, 3) uint8 RGB crops."""
         return self._embed(crops, None)

@@ -5,7 +5,9 @@ One adapter per library; no image and no store is known here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -85,6 +87,24 @@ class Index(Protocol):
 
 
 INDEXES = Registry("index", group="vesearch.indexes")
-INDEXES.add("ngt", "vesearch.indexes.ngt:NgtIndex", "NGT neighbourhood graph; the default")
-INDEXES.add("faiss", "vesearch.indexes.faiss:FaissIndex", "faiss' HNSW graph; the fastest")
+INDEXES.add("ngt", "vesearch.indexes.ngt:NgtIndex", "NGT neighbourhood graph; always there")
+INDEXES.add(
+    "faiss",
+    "vesearch.indexes.faiss:FaissIndex",
+    "faiss' HNSW graph; the fastest, pip install 'vesearch[fast]'",
+)
 INDEXES.add("exact", "vesearch.indexes.exact:ExactIndex", "compares with every vector; no errors")
+
+
+def choose(asked: str, current: str | None) -> str:
+    """Return the name of the index for an index.backend value; current: of the one that is there.
+
+    "auto" stays with that, and else is what measures best in docs/indexes.md.
+    """
+    is_there = find_spec("faiss") is not None
+    if asked != "auto":
+        return asked
+    if current is not None and (current != "faiss" or is_there):
+        return current
+    # on macOS faiss and torch may crash each other
+    return "faiss" if is_there and sys.platform != "darwin" else "ngt"

@@ -14,10 +14,10 @@ from vesearch.errors import ConfigError, MissingPackageError, VesearchError
 from vesearch.indexes.entities import BLOCK, Graph, GraphEntities
 from vesearch.indexes.exact import ExactIndex, check_ids, check_lengths, check_unit, top_k
 from vesearch.indexes.folder import REBUILD, commit, damaged, read_manifest
-from vesearch.indexes.native import cores
 from vesearch.indexes.objects import Keys, ObjectTable, vector_keys
 from vesearch.indexes.tuning import COPY, SAMPLE_AT_LEAST, hold_out, narrowest, with_copies
 from vesearch.records import Float32, Int64
+from vesearch.system.threads import cores
 
 log = logging.getLogger(__name__)
 

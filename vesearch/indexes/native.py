@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vesearch.errors import VesearchError
@@ -55,15 +53,10 @@ def redirect(path: Path, folder: Path) -> None:
     path.symlink_to(folder.absolute())
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def installed(package: str) -> str:
     """Return the version of a package, "unknown" where it was built from source."""
+    from importlib.metadata import PackageNotFoundError, version  # only builds ask
+
     try:
         return version(package)
     except PackageNotFoundError:

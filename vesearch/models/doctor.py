@@ -18,7 +18,7 @@ from vesearch.config import Config
 from vesearch.detectors import DETECTORS
 from vesearch.embedders import EMBEDDERS
 from vesearch.errors import MissingPackageError, VesearchError
-from vesearch.indexes import INDEXES
+from vesearch.indexes import INDEXES, choose
 from vesearch.networks import devices
 from vesearch.records import UInt8
 from vesearch.registry import Registry
@@ -55,7 +55,7 @@ def doctor() -> tuple[Finding, ...]:
     for registry, default, trial in (
         (DETECTORS, config.detect.detector, _detect),
         (EMBEDDERS, config.embed.embedder, _embed),
-        (INDEXES, config.index.backend, _search),
+        (INDEXES, choose(config.index.backend, None), _search),
     ):
         for name in registry.names():
             findings.append(_examine(registry, name, name == default, trial))

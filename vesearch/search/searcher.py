@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vesearch.config import Config
-from vesearch.describe import embed_entities, find_entities
+from vesearch.describe import embed_entities, find_entities, prepared
 from vesearch.errors import ImageError, StoreError, VesearchError
 from vesearch.job import Job
 from vesearch.photos.files import digest_of, read_bytes
@@ -42,7 +42,6 @@ from vesearch.store.rows import RANKS, EntityRows
 from vesearch.store.snapshot import Snapshot, Snapshots
 
 _TRIES = 10
-_TRIED = 64  # px, the sides of a picture that models are tried with
 
 
 class Searcher:
@@ -55,7 +54,7 @@ class Searcher:
         self.job = Job(config)
         self._snapshots = Snapshots(self.job.store, self._made_with)
         self._models = threading.Lock()
-        self._is_warm = False
+        self._ready: Future[None] | None = None
 
     def look(self, photo: Photo | Stored) -> Answer:
         """Return a photo's entities, or those beside one of the collection.
@@ -92,6 +91,9 @@ class Searcher:
         """
         clock = _Clock()
         snapshot = self._snapshots.current()
+        given = (*question.positives, *question.negatives)
+        looked_at = [one.photo for one in given if isinstance(one, Numbered | Pointed)]
+        self._begin(looked_at, snapshot)
         _ = snapshot.build  # says what is missing before a photo costs any time
         photos: dict[Photo, Seen] = {}
         positives = [self._shown(e, snapshot, photos, clock) for e in question.positives]
@@ -209,8 +211,10 @@ class Searcher:
                 height, width = entities.size_hw
                 full = self._is_full(entities)
                 return Seen(name, width, height, entities, image_id, data=data, at_limit=full)
-        with self._warming(snapshot, embeds=embeds), clock.takes("decode"):
+        self._begin([photo], snapshot, embeds=embeds)
+        with clock.takes("decode"):
             frame = self._decoded(photo)
+        self._wait()
         if snapshot is not None:
             self.job.open_for_reading()  # the models must be those that the store was made with
         with clock.takes("detect"), self._models:
@@ -218,27 +222,43 @@ class Searcher:
         size, full = (frame.width, frame.height), self._is_full(entities)
         return Seen(name, *size, entities, image_id, frame, data, at_limit=full)
 
-    @contextmanager
-    def _warming(self, snapshot: Snapshot | None, *, embeds: bool) -> Iterator[None]:
-        """Make the models ready while another process decodes the first photo."""
-        if self._is_warm:
-            yield
-            return
-        with ThreadPoolExecutor(1) as pool:
-            warmed = pool.submit(self._warm, snapshot, embeds)
-            yield
-            warmed.result()
+    def _begin(
+        self, photos: Iterable[Photo], snapshot: Snapshot | None, *, embeds: bool = True
+    ) -> None:
+        """Let models be made ready beside what else there is to do, if a photo needs them.
 
-    def _warm(self, snapshot: Snapshot | None, embeds: bool) -> None:
-        if snapshot is not None:
-            self.job.open_for_reading()  # the models must be those that the store was made with
-        noise = np.random.default_rng(0).integers(0, 256, (_TRIED, _TRIED, 3), np.uint8)
-        frame = Frame(noise, _TRIED, _TRIED, "")
-        with self._models:
-            found = self.job.detector.detect([noise])[0].take([0])
-            if embeds:
-                embed_entities(self.job.embedder, frame, found, self.job.config.crop)
-        self._is_warm = True
+        embeds: whether the embedder is one of them.
+        """
+        if self._ready is None and any(self._is_new(photo, snapshot) for photo in photos):
+            self._ready = Future()
+            threading.Thread(target=self._prepare, args=(self._ready, snapshot, embeds)).start()
+
+    def _is_new(self, photo: Photo, snapshot: Snapshot | None) -> bool:
+        if isinstance(photo, Seen):
+            return False
+        return snapshot is None or self._image_of(photo, snapshot) is None
+
+    def _prepare(self, ready: Future[None], snapshot: Snapshot | None, embeds: bool) -> None:
+        try:
+            if snapshot is not None:
+                self.job.open_for_reading()
+            with self._models:
+                prepared(self.job.detector)
+                if embeds:
+                    prepared(self.job.embedder, self.job.config.crop.size)
+        except BaseException as err:  # told to who waits for it
+            ready.set_exception(err)
+        else:
+            ready.set_result(None)
+
+    def _wait(self) -> None:
+        """Wait until the models are ready. Raises what making them raised."""
+        if self._ready is not None:
+            try:
+                self._ready.result()
+            except BaseException:
+                self._ready = None  # the next question tries again
+                raise
 
     def _is_full(self, entities: Entities) -> bool:
         return len(entities) >= self.job.config.detect.max_entities

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from vesearch.confidence import NEAREST, crowding
 from vesearch.config import kept_settings
 from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError
-from vesearch.indexes import INDEXES, Index
+from vesearch.indexes import INDEXES, Index, choose
 from vesearch.indexes.objects import Keys, vector_keys
 from vesearch.job import Job
 from vesearch.projection import Projection
@@ -93,8 +93,8 @@ def update_index(job: Job) -> Outcome:
     if not len(wanted):
         raise _no_entities(job)
     _warn_if_outgrown(job, len(wanted))
-    settings = job.config.index
-    index: Index = INDEXES.create(settings.backend, offered={"recall": settings.recall})
+    recall = job.config.index.recall
+    index: Index = INDEXES.create(source.backend, offered={"recall": recall})
     with bar("index", total=len(wanted), unit="ent") as progress:
         index.build(wanted.entity_ids, wanted.vectors)
         progress.update(len(wanted))
@@ -102,6 +102,15 @@ def update_index(job: Job) -> Outcome:
     pairs = _pairs(job, wanted.vectors)
     _commit(job, source, index, (wanted.entity_ids, wanted.keys), pairs, facts)
     return "built"
+
+
+def _backend(job: Job) -> str:
+    """Return the name of the index that is to be made: "auto" keeps to that which is there."""
+    try:
+        current = str(builds.facts(job.store).get("backend", "")) or None
+    except StoreError:
+        current = None
+    return choose(job.config.index.backend, current)
 
 
 def is_behind(job: Job) -> bool:
@@ -137,12 +146,14 @@ def _unchanged(job: Job, made_with: str) -> int | None:
 class _Source:
     """The vectors tables that an index is made of.
 
-    made_with: the fingerprint of an index of them. tables: as Build has them.
+    backend: the name of the index that is to be made of them. made_with: the fingerprint of such
+    an index. tables: as Build has them.
     """
 
     job: Job
     catalog: Catalog
     projection: Projection
+    backend: str
     made_with: str
     tables: Int64
 
@@ -152,14 +163,17 @@ class _Source:
         projection, catalog = projections.load(job.store), Catalog.of(job.store)
         upstream = job.recorded_fingerprints()["embeddings"]
         fingerprint = projections.vectors_fingerprint(projection, upstream)
-        made_with = fingerprint_of(builds.FORMAT, fingerprint, kept_settings(job.config, "index"))
+        backend = _backend(job)
+        settings = replace(job.config, index=replace(job.config.index, backend=backend))
+        made_with = fingerprint_of(builds.FORMAT, fingerprint, kept_settings(settings, "index"))
         live = catalog.live_seals()
         tables = [
             (shard, tail.size, tail.seal, live[shard])
             for shard, tail in job.store.tails(VectorRows.KIND).items()
             if shard in live and job.store.is_done(VectorRows.KIND, shard, fingerprint, tail)
         ]
-        return cls(job, catalog, projection, made_with, np.array(tables, np.int64).reshape(-1, 4))
+        rows = np.array(tables, np.int64).reshape(-1, 4)
+        return cls(job, catalog, projection, backend, made_with, rows)
 
     def gather(self, shards: Sequence[int] | None = None) -> Gathered:
         """Return all live entities, or those of some shards, in the order of their ids."""
@@ -248,7 +262,7 @@ def _commit(
     ids, keys = entities
     content = hashlib.blake2b(ids.tobytes() + keys.tobytes()).hexdigest()
     known = {
-        "backend": job.config.index.backend,
+        "backend": source.backend,
         "embedder": job.config.embed.embedder,
         "entities": len(index),
         "made_with": source.made_with,
