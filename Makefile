@@ -51,7 +51,7 @@ $(VENV)/bench: $(VENV)/stamp
 bench: $(VENV)/bench  ## measure the speed; PHOTOS=folder for your own 300 photos or more
 	$(BIN)/python benchmarks/speed.py $(if $(PHOTOS),--photos $(PHOTOS))
 	$(if $(PHOTOS),,$(BIN)/python tests/photos.py $(DEMO)/photos)
-	$(BIN)/python benchmarks/engines.py --photos $(or $(PHOTOS),$(DEMO)/photos)
+	$(BIN)/python benchmarks/engines.py $(if $(PHOTOS),--photos $(PHOTOS))
 	$(BIN)/python benchmarks/serve.py --photos $(or $(PHOTOS),$(DEMO)/photos)
 
 bench-scale: $(VENV)/stamp  ## measure what a million photos cost; PHOTOS="10000 100000" for other sizes

@@ -1,6 +1,6 @@
 """Measure what runs the networks: ingests side by side, idle and beside a busy program.
 
-.venv/bin/python benchmarks/engines.py --photos FOLDER [--before CHECKOUT] [--large FOLDER]
+.venv/bin/python benchmarks/engines.py [--photos FOLDER] [--before CHECKOUT] [--large FOLDER]
 
 Every ingest is a process of its own, start-up included; each row is the median of its turns, which
 the rows take one after the other. The plain loop is what one would write with the same two
@@ -22,7 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.speed import variants
+
 HERE = Path(__file__).parent.parent
+
 _ENTRY = "from vesearch.cli.main import main; main()"
 _LOOP = """
 import sys
@@ -105,6 +110,7 @@ def compared(photos: Path, before: Path | None, turns: int, *, busy: bool) -> No
         for _ in range(turns):
             for name, (command, tree) in compare.items():
                 found.setdefault(name, []).append(once(command, tree))
+                print(f"{name}: {found[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
     finally:
         if neighbour is not None:
             neighbour.kill()
@@ -160,7 +166,7 @@ def queries(photos: Path, before: Path | None, turns: int) -> None:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--photos", type=Path, help="300 or more; else as in benchmarks/speed.py")
     parser.add_argument("--before", type=Path)
     parser.add_argument("--large", type=Path)
     parser.add_argument("--turns", type=int, default=1)
@@ -168,11 +174,14 @@ def main() -> None:
     print(
         f"{_processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
     )
-    few = min(len(list(options.photos.iterdir())), 40)
     with tempfile.TemporaryDirectory() as place:
+        if options.photos is None:
+            options.photos = Path(place) / "photos"
+            options.photos.mkdir()
+            variants(options.photos, 304)
         some = Path(place) / "some"
         some.mkdir()
-        for path in sorted(options.photos.iterdir())[:few]:
+        for path in sorted(options.photos.iterdir())[:40]:
             (some / path.name).write_bytes(path.read_bytes())
         once(ingest(some, Path()), HERE)  # networks are converted, once
         once(ingest(some, Path(), "detect.precision=float32", "embed.precision=float32"), HERE)

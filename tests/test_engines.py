@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests import models
@@ -287,6 +288,36 @@ def test_other_numbers_are_noticed() -> None:
     for wrong in (right[0][::-1], np.full(4, np.nan, np.float32)):
         with pytest.raises(engines.UnfitError, match="makes other numbers of this network"):
             openvino._compare((wrong, right[1]), right, least=0.9999)
+
+
+class Crowded(torch.nn.Module):
+    """Has memory for three at once, and none for one that is seven."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.asked.append(len(x))
+        if len(x) > 3 or (x == 7).any():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x * 2, x.sum(1)
+
+
+def test_what_memory_is_not_there_for_is_done_in_parts() -> None:
+    """As on a GPU; how much fits is remembered."""
+    module = Crowded()
+    source = engines.Source("crowded", lambda: module, lambda: ())
+    network = engines.ready(source, engines.How("torch", "cpu"))
+    given = np.arange(10, dtype=np.float32).reshape(10, 1) + 10
+    for _ in range(2):
+        doubled, sums = map(engines.array, network(given))
+        np.testing.assert_array_equal(doubled, given * 2)
+        np.testing.assert_array_equal(sums, given[:, 0])
+    assert module.asked == [10, 5, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
+    assert engines.array(network(given[:0])[0]).shape == (0, 1)
+    with pytest.raises(torch.OutOfMemoryError):
+        network(np.full((2, 1), 7, np.float32))
 
 
 def test_several_threads_may_look_at_once(kept: Path) -> None:

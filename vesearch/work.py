@@ -87,6 +87,9 @@ class Work:
         # each thread with a photo of its own, where the detector takes that; else one, with several
         threads = getattr(job.detector, "at_once", 1)
         size = job.batch_size("detect") if threads == 1 else 1
+        threads += (
+            threads > 1
+        )  # who is not in a network meanwhile: 94 of 100 % of two cores, not 89
         with ThreadPoolExecutor(threads) as pool, one_for_products():
             batches = batched(self._frames(contents, looked), size)
             for batch in ahead(pool, self._detect_and_cut, batches, depth=2 * threads):

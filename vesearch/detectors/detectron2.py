@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from vesearch.weights import download, zoo
 
 if TYPE_CHECKING:
     import torch
+
+    from vesearch.networks.memory import Fitting
 
 PANOPTIC = "COCO-PanopticSegmentation/panoptic_fpn_R_50_3x.yaml"
 _VERSION = "detectron2-1"  # change it whenever the same outputs may give other entities
@@ -71,10 +74,21 @@ class Detectron2:
             inputs = [self._input(pixels) for pixels in images]
             shapes = [self._loaded.padded(one["image"].shape[-2:]) for one in inputs]
             for group in batches(shapes, on_cpu=devices.is_cpu(self.device)):
-                outputs = self._loaded.network([inputs[i] for i in group])
-                for i, output in zip(group, outputs, strict=True):
+                work = partial(self._outputs, [inputs[i] for i in group])
+                parts = self._fitting.parts(work, len(group))
+                for i, output in zip(group, chain.from_iterable(parts), strict=True):
                     found[i] = self._entities(output)
         return [found[i] for i in range(len(images))]
+
+    def _outputs(self, inputs: list[dict[str, Any]], rows: slice) -> list[dict[str, Any]]:
+        outputs: list[dict[str, Any]] = self._loaded.network(inputs[rows])
+        return outputs
+
+    @cached_property
+    def _fitting(self) -> Fitting:
+        from vesearch.networks.memory import Fitting
+
+        return Fitting()
 
     @cached_property
     def _config(self) -> detectron2_model.ModelConfig:

@@ -9,6 +9,7 @@ import torch
 
 from vesearch.engines import Array, How, Source
 from vesearch.networks import devices
+from vesearch.networks.memory import Fitting
 from vesearch.records import Float32, Int32
 
 
@@ -25,9 +26,16 @@ class _Network:
         self._module = module
         self._device = device
         self._bfloat16 = bfloat16
+        self._fitting = Fitting()
 
     def __call__(self, *inputs: Array) -> tuple[torch.Tensor, ...]:
-        """Return the outputs, of float32."""
+        """Return the outputs, of float32: of all at once, or of as many as memory is there for."""
+        found = self._fitting.parts(
+            lambda rows: self._run(*(one[rows] for one in inputs)), len(inputs[0])
+        )
+        return found[0] if len(found) == 1 else tuple(map(torch.cat, zip(*found, strict=True)))
+
+    def _run(self, *inputs: Array) -> tuple[torch.Tensor, ...]:
         kind = torch.device(self._device).type
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self._bfloat16):
             found = self._module(*(self._tensor(one) for one in inputs))
