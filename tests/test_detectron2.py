@@ -320,7 +320,9 @@ def test_from_checkpoint_file_to_query(tmp_path: Path, panoptic: dict[str, str])
 
     vesearch("ingest", "photos", *given)
     vesearch("build-index")
-    answer = vesearch("query", "photos/chelsea.png", "--entity", "1", "--json", "--out", "r.png")
+    answer = vesearch(
+        "query", "photos/chelsea.png", "--entity", "1", "--all", "--json", "--out", "r.png"
+    )
     result = json.loads(answer)
     assert result["query"]["entities"][0]["label"] in ("person", "cat")
     assert len(result["matches"]) and (tmp_path / "r.png").stat().st_size > 10_000
