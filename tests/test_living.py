@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -588,7 +589,7 @@ def test_photos_are_only_ever_read(photos: Path, config: Config) -> None:
 
 @pytest.mark.parametrize(("backend", "method"), [("ngt", "anng"), ("faiss", "hnsw")])
 def test_a_graph_is_changed_by_a_little_and_built_anew_for_much(
-    config: Config, store: Store, backend: str, method: str
+    config: Config, store: Store, backend: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """2,560 entities of 512 images: enough for a real graph; only their tables are there."""
     config = replace(config, index=replace(config.index, backend=backend))
@@ -617,6 +618,13 @@ def test_a_graph_is_changed_by_a_little_and_built_anew_for_much(
     live = {entity // 1000 for entity in indexed(store)}
     assert live == set(Catalog.of(store).paths_by_image()) and len(live) == 2 * n - 10
     assert_sound(config)
+    anything = replace(config, index=replace(config.index, backend="auto"))
+    assert build(anything) == "current"
+    if backend == "faiss":  # a store that came from where it was installed
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, "faiss", None)
+            assert build(anything) == "built" and builds.facts(store)["method"] == "anng"
+        assert build(config) == "built"
     forget.remove_named(job, ["/photos/1/1*.jpg"])  # leaves too few for a graph
     assert build(config) == "built"
     assert_sound(config)

@@ -74,8 +74,11 @@ def update_index(job: Job) -> Outcome:
     if (entities := _unchanged(job, source.made_with)) is not None:
         _warn_if_outgrown(job, entities)
         return "current"
-    old = builds.load_if_whole(job.store)
-    if old is not None and old.facts.get("made_with") == source.made_with:
+    # one that is made otherwise is not opened: its library may be gone
+    old = (
+        builds.load_if_whole(job.store) if _recorded(job, "made_with") == source.made_with else None
+    )
+    if old is not None:
         changes = _changes(old, source)
         sizes = {"removed": len(changes.removed), "added": len(changes.added)}
         if not any(sizes.values()):
@@ -106,11 +109,16 @@ def update_index(job: Job) -> Outcome:
 
 def _backend(job: Job) -> str:
     """Return the name of the index that is to be made: "auto" keeps to that which is there."""
+    return choose(job.config.index.backend, _recorded(job, "backend"))
+
+
+def _recorded(job: Job, fact: str) -> str | None:
+    """Return what the index in use says of itself; None where there is none that can be read."""
     try:
-        current = str(builds.facts(job.store).get("backend", "")) or None
+        found = builds.facts(job.store).get(fact)
     except StoreError:
-        current = None
-    return choose(job.config.index.backend, current)
+        return None
+    return None if found is None else str(found)
 
 
 def is_behind(job: Job) -> bool:
