@@ -82,12 +82,18 @@ def detectors(images: list[Any], scratch: Path, device: str) -> Iterator[Row]:
         took = {}
         for size in sizes:
             batches = [images[i : i + size] for i in range(0, len(images), size)]
-            took[size] = seconds(lambda b=batches, d=detector: [d.detect(x) for x in b])
+            took[size] = seconds(partial(_all_of, detector.detect, batches))
         best = min(took, key=lambda size: took[size])
         each_s = took[best] / len(images)
         published = name.startswith("detectron2") and device.startswith("cuda")
         beside = f"published {1 / PUBLISHED_S:.1f}/s" if published else ""
         yield Row(name, 1 / each_s, best, beside, PUBLISHED_S / each_s if published else None)
+
+
+def _all_of(work: Callable[[Any], object], batches: list[Any]) -> None:
+    """Do the work for each batch."""
+    for batch in batches:
+        work(batch)
 
 
 def _detectron2(base: str, scratch: Path, device: str) -> Any:
@@ -139,10 +145,10 @@ def _embedder(name: str, options: dict[str, Any], crops: Any, device: str) -> It
     for _ in range(2):  # in turn: the machine's speed drifts
         for size in sizes:
             took["plain", size] = min(
-                took.get(("plain", size), np.inf), seconds(lambda s=size: loop(crops, s))
+                took.get(("plain", size), np.inf), seconds(partial(loop, crops, size))
             )
         for key, embedder in made.items():
-            took[key] = min(took.get(key, np.inf), seconds(lambda e=embedder: e.embed(crops)))
+            took[key] = min(took.get(key, np.inf), seconds(partial(embedder.embed, crops)))
     best_plain = min(sizes, key=lambda size: took["plain", size])
     plain_s = took["plain", best_plain]
     if device.startswith("cuda") and registered == "simclr":

@@ -35,8 +35,7 @@ from vesearch.evaluation.labels import Label, read_labels
 from vesearch.evaluation.metrics import average_precision
 from vesearch.evaluation.retrieval import Gallery, Retrieval, collect, measure
 from vesearch.job import Job
-from vesearch.networks import lite0
-from vesearch.photos.decode import digest_of
+from vesearch.photos.files import digest_of
 from vesearch.records import Crop, Entities, Float32, Frame, UInt8
 
 RESAMPLES = 1000
@@ -48,7 +47,8 @@ class Remembered:
     """A detector that looks at each photo once: the rows differ in what comes after it."""
 
     def __init__(self, detector: Detector) -> None:
-        self.detector, self.found, self.seconds = detector, {}, 0.0
+        self.detector, self.seconds = detector, 0.0
+        self.found: dict[str, Entities] = {}
         self.weights_digest = detector.weights_digest
 
     def detect(self, images: Sequence[UInt8]) -> list[Entities]:
@@ -127,20 +127,25 @@ class Pooled(Lite0):
         super().__init__(precision="float32")
         self.pool, self.dim = pool, dim
 
-    def _forward(self, crops: UInt8, covers: Any, *, bfloat16: bool) -> torch.Tensor:
+    def _embed(self, crops: UInt8, covers: Float32 | None) -> Float32:
         net: Any = self._model
-        early = net.blocks(net.bn1(net.conv_stem(lite0.to_input(crops, self._device))))
-        return self.pool(early, net.bn2(net.conv_head(early)))
+        parts = [np.empty((0, self.dim), np.float32)]
+        for start in range(0, len(crops), 16):
+            given = self._scaled(torch.from_numpy(crops[start : start + 16]).to(self._device))
+            with torch.inference_mode():
+                early = net.blocks(net.bn1(net.conv_stem(given)))
+                parts.append(self.pool(early, net.bn2(net.conv_head(early))).cpu().numpy())
+        return np.concatenate(parts)
 
 
 class Mirrored(Lite0):
     """The mean of a crop's embedding and its mirror image's."""
 
-    def _forward(self, crops: UInt8, covers: Any, *, bfloat16: bool) -> torch.Tensor:
+    def _embed(self, crops: UInt8, covers: Float32 | None) -> Float32:
         both, mirrored = np.concatenate([crops, crops[:, :, ::-1]]), covers
         if covers is not None:
             mirrored = np.concatenate([covers, covers[:, :, ::-1]])
-        found = super()._forward(both, mirrored, bfloat16=bfloat16)
+        found = super()._embed(both, mirrored)
         return found[: len(crops)] + found[len(crops) :]
 
 

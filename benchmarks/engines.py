@@ -25,6 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.speed import variants
+from benchmarks.timing import processor
 
 HERE = Path(__file__).parent.parent
 
@@ -171,9 +172,7 @@ def main() -> None:
     parser.add_argument("--large", type=Path)
     parser.add_argument("--turns", type=int, default=1)
     options = parser.parse_args()
-    print(
-        f"{_processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
-    )
+    print(f"{processor()}, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as place:
         if options.photos is None:
             options.photos = Path(place) / "photos"
@@ -190,15 +189,6 @@ def main() -> None:
         compared(some, options.before, options.turns, busy=True)
         if options.large is not None:
             compared(options.large, options.before, options.turns, busy=False)
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
-    kinds = {"AMX": "amx_tile", "AVX-512 with bfloat16": "avx512_bf16", "AVX-512": "avx512f"}
-    kind = next((name for name, flag in kinds.items() if flag in flags), "AVX2")
-    name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{name} ({kind})"
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ def judge(snapshot: Snapshot, labels: Sequence[Label]) -> None:
     print(f"|{'---|' * 6}")
     for link in LINKS:
         least = things.least_similarity(build, link)
-        found = neighbours(build.index, columns.ids[counts], 24, least=least, told=int, most=96)
+        found = neighbours(
+            build.index, columns.ids[counts], 24, least=least, told=lambda _: None, most=96
+        )
         pairs, similarities = things._pairs(found, columns, counts)
         used, places = np.unique(pairs, return_inverse=True)
         vectors = build.index.vectors(columns.ids[used])

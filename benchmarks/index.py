@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import importlib
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.timing import seconds
+from benchmarks.timing import processor, seconds
 from vesearch.indexes import INDEXES, Index
 from vesearch.records import Float32, Int64
 
@@ -104,12 +103,12 @@ def make_data(n: int, queries: int, wanted: float) -> Data:
     vectors, tuning, timed = (mixture(size, rng) for size in (n, TUNING_QUERIES, queries))
     exact = INDEXES.create("exact")
     exact.build(np.arange(len(vectors)), vectors)
-    worst = [exact.search(some, K)[1][:, -1] for some in (tuning, timed)]
+    of_tuning, of_timed = (exact.search(some, K)[1][:, -1] for some in (tuning, timed))
     limited = []
     for share in SHARES:
         allowed = np.sort(rng.permutation(n)[: int(share * n)])
         limited.append(Limited(allowed, exact.search(timed[:FILTERED], K, allowed)[1][:, -1]))
-    return Data(vectors, tuning, timed, *worst, tuple(limited), wanted)
+    return Data(vectors, tuning, timed, of_tuning, of_timed, tuple(limited), wanted)
 
 
 def recall(built: Built, vectors: Float32, queries: Float32, worst: Float32) -> float:
@@ -143,7 +142,7 @@ def hnswlib(data: Data) -> Built:
     index.set_num_threads(1)
 
     def search(query: Float32) -> Int64:
-        return index.knn_query(query, K)[0][0].astype(np.int64)
+        return np.asarray(index.knn_query(query, K)[0][0], np.int64)
 
     def save(folder: Path) -> None:
         folder.mkdir()
@@ -257,7 +256,8 @@ def life(built: Built, data: Data) -> list[str]:
     for limited in data.limited:
 
         def search(query: Float32, allowed: Int64 = limited.allowed) -> Int64:
-            return index.search(query[None], K, allowed)[0][0]
+            found: Int64 = index.search(query[None], K, allowed)[0][0]
+            return found
 
         one = replace(built, search=search)
         found = recall(one, data.vectors, some, limited.worst)
@@ -302,15 +302,6 @@ def run(n: int, queries: int, wanted: float, names: Sequence[str]) -> str:
         cells += [f"{one.peak_mib:.0f}", f"{disk_mib(one):.0f}", *life(one, data)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines + missing)
-
-
-def processor() -> str:
-    """Return what the processor is called, and how many cores may be used."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    avx512 = ", AVX-512" if any(" avx512f " in line for line in lines) else ""
-    return f"{os.cpu_count()} cores of {names[0] if names else platform.processor()}{avx512}"
 
 
 def main() -> None:

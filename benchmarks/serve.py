@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
-import platform
 import re
 import subprocess
 import sys
@@ -29,6 +27,8 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.timing import processor
 
 SKIPPED = 3  # exit code: finished, but some files were skipped
 _ENTRY = "from vesearch.cli.main import main; main()"
@@ -95,9 +95,7 @@ def measure(address: str, pid: int, options: argparse.Namespace) -> None:
     rates = alone.answered / (options.seconds / 2), many.answered / options.seconds
     health = 1e3 * float(np.percentile(many.health, 95))
     errors = many.errors + again.errors + alone.errors
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores\n\n| what | measured | bar |\n|---|---|---|"
-    )
+    print(f"{processor()}\n\n| what | measured | bar |\n|---|---|---|")
     print(f"| questions a second, one client | {rates[0]:.2f} | |")
     ratio = rates[1] / rates[0]
     print(f"| {options.clients} clients | {rates[1]:.2f}, {ratio:.2f} times one's | 0.9 |")

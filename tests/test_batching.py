@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, photo
 from vesearch.config import ImageSettings, load_config
@@ -59,7 +61,7 @@ def test_photos_of_many_sizes_share_a_batch_once_they_are_shrunk(
 def test_batch_sizes_are_those_of_the_device_unless_given(
     monkeypatch: pytest.MonkeyPatch, device: str, least: int
 ) -> None:
-    monkeypatch.setattr(devices, "resolve", lambda name: name)
+    _gpu(monkeypatch, gib=8)
     usual = Job(load_config(overrides=[f"run.device={device}"]))
     assert usual.batch_size("detect") >= least and usual.batch_size("embed") >= 8 * least
     given = ["detect.batch_size=3", "embed.batch_size=5", f"run.device={device}"]
@@ -67,7 +69,19 @@ def test_batch_sizes_are_those_of_the_device_unless_given(
     assert (asked.batch_size("detect"), asked.batch_size("embed")) == (3, 5)
 
 
-def test_a_gpu_takes_more_at_once_than_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("gib", "detect", "embed"), [(1.9, 2, 16), (4, 4, 32), (11.6, 11, 92), (80, 16, 256)]
+)
+def test_a_gpu_takes_as_much_at_once_as_its_memory_is_for(
+    monkeypatch: pytest.MonkeyPatch, gib: float, detect: int, embed: int
+) -> None:
+    _gpu(monkeypatch, gib=gib)
+    assert devices.batch_size("detect", "cuda:1") == detect
+    assert devices.batch_size("embed", "cuda:1") == embed
+
+
+def _gpu(monkeypatch: pytest.MonkeyPatch, *, gib: float) -> None:
+    """Let there be a GPU with so much memory."""
+    about = SimpleNamespace(name="A GPU", total_memory=int(gib * 2**30))
     monkeypatch.setattr(devices, "resolve", lambda name: name)
-    for section in ("detect", "embed"):
-        assert devices.batch_size(section, "cuda:1") > devices.batch_size(section, "cpu")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda name: about)

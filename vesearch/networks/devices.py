@@ -10,7 +10,9 @@ from vesearch.errors import ConfigError
 
 # one of these is there where Linux has a GPU that torch could use: NVIDIA's, under WSL, AMD's
 _GPUS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
-_BATCH_SIZES = {"cpu": {"detect": 4, "embed": 8}, "cuda": {"detect": 8, "embed": 64}}
+_ON_CPU = {"detect": 4, "embed": 8}
+# of a GPU: for each GiB of its memory, at least and at most; more than that makes none faster
+_ON_GPU = {"detect": (1, 2, 16), "embed": (8, 16, 256)}
 
 
 def validate(device: str) -> None:
@@ -46,10 +48,20 @@ def is_cpu(device: str) -> bool:
 def batch_size(section: str, device: str) -> int:
     """Return how many images ("detect") or crops ("embed") a --device value takes well at once.
 
-    Small ones stay in a CPU's caches; a GPU needs many to be busy, and has room for them.
+    Small ones stay in a CPU's caches; a GPU needs many to be busy, as many as its memory is for.
+    Should others use that, too, the engine goes on with half as many.
     """
-    kind = "cpu" if is_cpu(device) else resolve(device).partition(":")[0]
-    return _BATCH_SIZES[kind][section]
+    if is_cpu(device):
+        return _ON_CPU[section]
+    each, least, most = _ON_GPU[section]
+    return max(least, min(most, int(each * _gib(resolve(device)))))
+
+
+def _gib(device: str) -> float:
+    """Return how much memory a GPU has."""
+    import torch
+
+    return float(torch.cuda.get_device_properties(device).total_memory / 2**30)
 
 
 def use_bfloat16(precision: str, device: str) -> bool:
@@ -89,7 +101,7 @@ def describe(device: str) -> str:
     precision = "bfloat16" if use_bfloat16("auto", device) else "float32"
     if device.startswith("cuda"):
         about = torch.cuda.get_device_properties(device)
-        return f"{about.name}, {about.total_memory / 2**30:.0f} GiB, {precision}"
+        return f"{about.name}, {_gib(device):.0f} GiB, {precision}"
     threads = f"{torch.get_num_threads()} threads"
     return ", ".join([_processor(), threads, torch.backends.cpu.get_cpu_capability(), precision])
 
