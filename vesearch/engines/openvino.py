@@ -29,6 +29,7 @@ from vesearch.weights import zoo
 log = logging.getLogger(__name__)
 
 _ONE = threading.RLock()
+_HAS_RUN = threading.Event()  # a network in this process, from its inputs to its outputs
 _VERSION = "openvino-1"  # change it whenever the same module may be converted in another way
 _MODEL, _WEIGHTS = "network.xml", "network.bin"
 
@@ -86,6 +87,16 @@ class _Network:
 
     def __call__(self, *inputs: Array) -> tuple[NDArray[Any], ...]:
         """Return the outputs as copies of their own."""
+        if _HAS_RUN.is_set():
+            return self._run(inputs)
+        # its bindings look for numpy the first time: two threads that do so at once would wait for
+        # each other for ever
+        with _ONE:
+            found = self._run(inputs)
+            _HAS_RUN.set()
+        return found
+
+    def _run(self, inputs: Sequence[Array]) -> tuple[NDArray[Any], ...]:
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()
         given = [np.ascontiguousarray(one) for one in inputs]
