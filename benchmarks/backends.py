@@ -189,7 +189,7 @@ def plain_loop(embedder: Any, device: str) -> Callable[[Any, int], Any]:
         weights = torch.load(lite0.weights_path(), map_location="cpu", weights_only=True)
         net.load_state_dict(dict(zip(net.state_dict(), weights.values(), strict=True)))
         net.reset_classifier(0)
-        to_input = partial(lite0.to_input, device=device)
+        to_input: Any = partial(lite0.to_input, device=device)
     elif kind == "SimCLR":
         from vesearch.checkpoints import converted
         from vesearch.networks import resnet
@@ -198,7 +198,7 @@ def plain_loop(embedder: Any, device: str) -> Callable[[Any, int], Any]:
         net = resnet.build(header.architecture, converted.load(embedder._path, header))
         to_input = embedder._to_input
     else:
-        net, to_input = embedder._network, embedder._to_input
+        net, to_input = embedder._network, partial(_stemmed, embedder, embedder._stem(), device)
     net = net.to(device, memory_format=torch.contiguous_format).eval()
 
     def loop(crops: Any, size: int) -> Any:
@@ -210,6 +210,13 @@ def plain_loop(embedder: Any, device: str) -> Callable[[Any, int], Any]:
         return torch.cat(parts).numpy()
 
     return loop
+
+
+def _stemmed(embedder: Any, stem: Any, device: str, crops: Any) -> Any:
+    """Return what a network of timm's takes of (n, s, s, 3) uint8 crops."""
+    import torch
+
+    return stem(torch.from_numpy(embedder._prepared(crops)).to(device))[0]
 
 
 def run(images: list[Any], device: str) -> Iterator[Row]:

@@ -29,6 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.timing import processor, seconds
+from tests import servers
 from vesearch.indexes import INDEXES, Index
 from vesearch.records import Float32, Int64
 
@@ -122,9 +123,9 @@ def recall(built: Built, vectors: Float32, queries: Float32, worst: Float32) -> 
 
 def ours(name: str, data: Data) -> Built:
     """Build an index of vesearch's own."""
-    index = INDEXES.create(name, offered={"recall": data.wanted})
+    index = INDEXES.create(name, offered={"recall": data.wanted, "server": servers.address(name)})
     build_s = seconds(lambda: index.build(np.arange(len(data.vectors)), data.vectors))
-    known = ("edges", "epsilon", "build_width", "extra")
+    known = ("edges", "epsilon", "build_width", "extra", "reach")
     setting = ", ".join(f"{key} {index.settings[key]}" for key in known if key in index.settings)
     return Built(
         name, setting, build_s, lambda query: index.search(query[None], K)[0][0], index.save, index

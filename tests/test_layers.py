@@ -99,6 +99,9 @@ OWNERS = {
     "tables": {"store/sealed.py"},
     "faiss": {"indexes/faiss.py", "indexes/__init__.py"},  # the latter asks whether it is there
     "ngtpy": {"indexes/ngt.py"},
+    "psycopg": {"indexes/pgvector.py"},
+    "pgvector": {"indexes/pgvector.py"},
+    "pymilvus": {"indexes/milvus.py"},
     "pi_heif": {"photos/formats.py"},
     "rawpy": {"photos/raw.py"},
     "pathspec": {"stages/rules.py"},

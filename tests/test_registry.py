@@ -28,7 +28,7 @@ def test_a_name_is_taken_once() -> None:
 def test_unknown_names_get_a_hint() -> None:
     with pytest.raises(UnknownNameError, match="no index 'ntg'; did you mean 'ngt'"):
         INDEXES.create("ntg")
-    with pytest.raises(UnknownNameError, match="there are: exact, faiss, ngt"):
+    with pytest.raises(UnknownNameError, match="there are: exact, faiss, milvus, ngt, pgvector"):
         INDEXES.create("zzzzzz")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -32,6 +33,7 @@ def setting(
     many: bool = False,
     kept: Kept = "as result",
     before: Scalar | None = None,
+    variable: str = "",
 ) -> Any:
     """Declare a setting in a dataclass: its default, if it need not be given, and what it may be.
 
@@ -40,9 +42,11 @@ def setting(
     "as place" (remembered: where a model is, while its digest is what counts) or "not".
     before: the value that stands for how things were done before there was the setting, and by
     stores that record none therefore.
+    variable: of the environment, which counts more than a file.
     """
     rules = {"low": low, "high": high, "choices": choices, "many": many}
-    return field(default=default, metadata={**rules, "kept": kept, "before": before})
+    kept_as = {"kept": kept, "before": before, "variable": variable}
+    return field(default=default, metadata={**rules, **kept_as})
 
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -120,6 +124,7 @@ class IndexSettings:
     """How vectors are indexed."""
 
     backend: str = setting("auto")
+    server: str = setting("", kept="not", variable="VESEARCH_INDEX_SERVER")
     recall: float = setting(0.98, low=0.5, high=1.0)
     pairs: int = setting(100_000, low=1_000, high=10_000_000)
     seed: int = setting(0, low=0)
@@ -213,7 +218,7 @@ def load_config(
     flags: Mapping[str, Scalar | None] | None = None,
     remembered: Mapping[str, Scalar] | None = None,
 ) -> Config:
-    """Build the settings: command line over file over what the store remembers over defaults.
+    """Build the settings: command line over environment over file over what the store remembers.
 
     path: a YAML file of sections, or the name of one that comes with vesearch; overrides:
     "section.key=value"; flags: {"section.key": value}, None meaning not given.
@@ -235,10 +240,17 @@ def layers_of(
     # digests are remembered beside the settings
     kept = {key: value for key, value in (remembered or {}).items() if key in known}
     sources = [(str(path), _read_yaml(shipped("configs", path)))] if path is not None else []
+    sources += _from_environment(known)
     sources += [("--set", dict([_split_override(text)])) for text in overrides]
     sources += [(COMMAND_LINE, {k: v for k, v in (flags or {}).items() if v is not None})]
     given = [(place, checked(place, values, known)) for place, values in sources]
     return [(DEFAULT, flatten(Config())), (REMEMBERED, kept), *given]
+
+
+def _from_environment(known: Mapping[str, Field[Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return which variables of the environment are set, and what they say."""
+    variables = ((key, declared.metadata["variable"]) for key, declared in known.items())
+    return [(name, {key: os.environ[name]}) for key, name in variables if os.environ.get(name)]
 
 
 def shipped(kind: Literal["configs", "pipelines"], path: Path) -> Path:

@@ -13,6 +13,7 @@ VesearchError               a user can act on it; the command line prints it as 
     ├── StoreMissingError   there is no store, or not yet the part that is needed
     ├── StoreLockedError    another process is writing
     ├── StoreMismatchError  the store was made with other settings or weights
+    ├── IndexServerError    the server that has the index does not answer
     └── StoreDamagedError   a file of the store cannot be read
         └── CatalogDamagedError   it is the catalogue, which is but a cache
 """
@@ -82,6 +83,10 @@ class StoreLockedError(StoreError):
 
 class StoreMismatchError(StoreError):
     """The store was made with other settings or weights."""
+
+
+class IndexServerError(StoreError):
+    """The server that has the index does not answer, or refuses."""
 
 
 class StoreDamagedError(StoreError):

@@ -48,7 +48,7 @@ class Job:
     def __init__(self, config: Config, *, at_once: int = 1) -> None:
         self.config = config
         self.at_once = at_once
-        self.store = Store(Path(config.run.store))
+        self.store = Store(Path(config.run.store), index_server=config.index.server)
 
     @cached_property
     def detector(self) -> Detector:

@@ -94,6 +94,8 @@ def _projection(job: Job) -> dict[str, int] | None:
 def _index(job: Job) -> dict[str, Any] | None:
     try:
         facts = builds.facts(job.store)
-        return {key: value for key, value in facts.items() if key not in _INTERNAL}
+        told = {key: value for key, value in facts.items() if key not in _INTERNAL}
+        trouble = builds.server_trouble(job.store)
+        return told if trouble is None else {**told, "trouble": trouble}
     except StoreMissingError:
         return None

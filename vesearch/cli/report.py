@@ -314,7 +314,8 @@ def _index(index: dict[str, Any] | None) -> str:
     if index is None:
         return "none yet; run: vesearch build-index"
     text = f"{index['backend']}, {index['entities']:,} entities, recall {index['recall']:.3f}"
-    return text + (f" at epsilon {index['epsilon']:g}" if "epsilon" in index else "")
+    text += f" at epsilon {index['epsilon']:g}" if "epsilon" in index else ""
+    return text + (f"; {index['trouble']}" if "trouble" in index else "")
 
 
 def _entity_table(seen: Seen) -> str:

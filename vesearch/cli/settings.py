@@ -10,6 +10,7 @@ from click.core import ParameterSource
 from vesearch.cli.options import JSON, Common, with_options
 from vesearch.cli.tables import table
 from vesearch.config import COMMAND_LINE, Scalar, layers_of, load_config
+from vesearch.system.printable import without_password
 
 _FLAGS = {"run.store": ("store", "VESEARCH_STORE"), "run.device": ("device", "VESEARCH_DEVICE")}
 
@@ -26,7 +27,10 @@ def settings(common: Common, as_json: bool) -> None:
 
     configs/default.yaml says what each one does.
     """
-    origins = _origins(common)
+    origins = {
+        key: (without_password(value) if isinstance(value, str) else value, place)
+        for key, (value, place) in _origins(common).items()
+    }
     if as_json:
         shown = {key: {"value": value, "from": place} for key, (value, place) in origins.items()}
         click.echo(json.dumps(shown))

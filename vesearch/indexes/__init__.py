@@ -6,7 +6,7 @@ One adapter per library; no image and no store is known here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -22,8 +22,9 @@ class Index(Protocol):
 
     ids are (n,) int64, at least 0, and each is there once. Vectors and queries are (n, d) float32
     and L2-normalised; anything else is a ValueError that names the first bad one. An index lives in
-    a folder of its build, or has there what leads to a server; an opened one can be changed, and
-    the place it came from stays as it is.
+    a folder of its build, its place, or has there what leads to a server. An opened one can be
+    changed, and the place it came from stays as it is; what several places lead to in a server is
+    shared, so that readers of the older place find what is there now.
     """
 
     @property
@@ -38,11 +39,18 @@ class Index(Protocol):
         ...
 
     def add(self, ids: Int64, vectors: Float32) -> None:
-        """Add entities; settings stay. Raises ValueError for an id that is there already."""
+        """Add entities; settings stay.
+
+        Raises ValueError for an id that is there already; a server replaces its vector: changes to
+        it that were cut short are made again.
+        """
         ...
 
     def remove(self, ids: Int64) -> None:
-        """Forget entities; settings stay. Raises ValueError for an id that is not there."""
+        """Forget entities; settings stay.
+
+        Raises ValueError for an id that is not there; in a server there is nothing to do for it.
+        """
         ...
 
     def blocks(self) -> Iterator[tuple[Int64, Float32]]:
@@ -73,16 +81,25 @@ class Index(Protocol):
         ...
 
     def save(self, place: Path) -> None:
-        """Write the index as this folder, replacing what it held; it appears complete or not."""
+        """Write the index as this folder, replacing what it held; it appears complete or not.
+
+        Raises StoreDamagedError where what is in a server is not what was put there.
+        """
         ...
 
     def open(self, place: Path) -> None:
         """Open a saved index. Raises StoreMissingError or StoreDamagedError."""
         ...
 
-    @classmethod
-    def discard(cls, place: Path) -> None:
-        """Give up what a saved index keeps elsewhere; its folder is removed by the caller."""
+    def check(self, place: Path) -> None:
+        """Raise StoreMissingError or StoreDamagedError unless open() would find all of it."""
+        ...
+
+    def discard(self, place: Path, left: Sequence[Path]) -> None:
+        """Give up what a saved index keeps elsewhere; its folder is removed by the caller.
+
+        left: the places that stay; what they lead to is kept.
+        """
         ...
 
 
@@ -92,6 +109,16 @@ INDEXES.add(
     "faiss",
     "vesearch.indexes.faiss:FaissIndex",
     "faiss' HNSW graph; the fastest, pip install 'vesearch[fast]'",
+)
+INDEXES.add(
+    "pgvector",
+    "vesearch.indexes.pgvector:PgvectorIndex",
+    "PostgreSQL with pgvector, at index.server; pip install 'vesearch[pgvector]'",
+)
+INDEXES.add(
+    "milvus",
+    "vesearch.indexes.milvus:MilvusIndex",
+    "a Milvus server or cluster, at index.server; pip install 'vesearch[milvus]'",
 )
 INDEXES.add("exact", "vesearch.indexes.exact:ExactIndex", "compares with every vector; no errors")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -205,8 +205,11 @@ class ExactIndex:
         read_manifest(place, "exact")
         self.read(place)
 
-    @classmethod
-    def discard(cls, place: Path) -> None:
+    def check(self, place: Path) -> None:
+        """Raise StoreMissingError or StoreDamagedError unless the folder is as it was saved."""
+        read_manifest(place, "exact")
+
+    def discard(self, place: Path, left: Sequence[Path]) -> None:
         """Do nothing: all of it lies in its folder."""
 
     def write(self, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -199,10 +199,13 @@ class GraphIndex(ABC):
             raise damaged(place, f"{type(err).__name__}: {err}") from err
         self._small.read(place)
 
-    @classmethod
-    def discard(cls, place: Path) -> None:
+    def check(self, place: Path) -> None:
+        """Raise StoreMissingError or StoreDamagedError unless the folder is as it was saved."""
+        read_manifest(place, self.kind)
+
+    def discard(self, place: Path, left: Sequence[Path]) -> None:
         """Leave everything: all of it lies in its folder."""
-        del place
+        del place, left
 
     def _ids(self) -> Int64:
         """Return all ids, in any order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -90,14 +91,17 @@ def update_index(job: Job) -> Outcome:
             raise _no_entities(job)
         if not old.index.prefers_rebuild(**sizes):
             _warn_if_outgrown(job, len(old.entity_ids) + sizes["added"] - sizes["removed"])
-            _update(job, old, source, changes)
-            return "updated"
+            # a server may have other rows, left by an update that was cut short: then it is built
+            with contextlib.suppress(StoreDamagedError):
+                _update(job, old, source, changes)
+                return "updated"
     wanted = source.gather()
     if not len(wanted):
         raise _no_entities(job)
     _warn_if_outgrown(job, len(wanted))
     recall = job.config.index.recall
-    index: Index = INDEXES.create(source.backend, offered={"recall": recall})
+    given = {"recall": recall, "server": job.config.index.server}
+    index: Index = INDEXES.create(source.backend, offered=given)
     with bar("index", total=len(wanted), unit="ent") as progress:
         index.build(wanted.entity_ids, wanted.vectors)
         progress.update(len(wanted))
@@ -306,7 +310,9 @@ def _crowding(job: Job, index: Index, entity_ids: Int64) -> float:
     """Return how crowded it is around a sample of entities; see confidence.crowding."""
     rng = np.random.default_rng([job.config.index.seed, 1])
     drawn = np.sort(rng.permutation(entity_ids)[:_CROWDING_OF])
-    found, similarities = index.search(index.vectors(drawn), NEAREST + _NOT_COUNTED)
+    vectors = index.vectors(drawn)
+    drawn, vectors = drawn[there := vectors.any(axis=1)], vectors[there]  # a server may lack some
+    found, similarities = index.search(vectors, NEAREST + _NOT_COUNTED)
     elsewhere = found // RANKS != drawn[:, None] // RANKS
     return crowding(np.where(elsewhere, similarities, np.nan), len(entity_ids))
 

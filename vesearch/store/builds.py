@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vesearch.confidence import TYPICAL, calibration_of
-from vesearch.errors import StoreDamagedError, StoreError, StoreMissingError, UnknownNameError
+from vesearch.errors import (
+    StoreDamagedError,
+    StoreError,
+    StoreMissingError,
+    UnknownNameError,
+    VesearchError,
+)
 from vesearch.indexes import INDEXES, Index
-from vesearch.indexes.folder import read_manifest
 from vesearch.indexes.objects import Keys
+from vesearch.indexes.remote import RemoteIndex
 from vesearch.projection import Projection
 from vesearch.records import Float32, Int64
 from vesearch.store import projections
@@ -23,6 +29,7 @@ from vesearch.system.files import read_json, remove, write_json, write_text
 FORMAT = 4  # of a build's folder; 3 did not say which tables it was made of
 _REBUILD = "run: vesearch build-index"
 # the files of a build's folder beside its index and projection, and their columns
+_PLACE = "backend"
 _PAIRS, _ENTITIES, _MADE_OF = "pairs.h5", "entities.h5", "made_of.h5"
 _COLUMNS = {
     _PAIRS: ("pair_similarities",),
@@ -101,7 +108,7 @@ def is_whole(store: Store) -> bool:
         folder = current(store)
         for name in (*_COLUMNS, "projection.h5"):
             store.check_file(folder / name)
-        read_manifest(folder / "backend", _facts(folder)["backend"])
+        _index(store, folder).check(folder / _PLACE)
     except StoreError:
         return False
     return True
@@ -133,10 +140,10 @@ def commit(store: Store, build: Build) -> None:
     try:
         for other in _builds(home):
             if int(other.name) > int(before or 0):
-                _discard(other)  # the rest of one that was killed
+                _discard(store, other)  # the rest of one that was killed
         # the facts first: they say whose index it is, should this be killed and cleared away
         write_json(folder / "build.json", {"format": FORMAT, **build.facts})
-        build.index.save(folder / "backend")
+        build.index.save(folder / _PLACE)
         for file, names in _COLUMNS.items():
             columns = {name: getattr(build, name) for name in names}
             store.write_file(folder / file, columns, build.facts["made_of"])
@@ -148,7 +155,23 @@ def commit(store: Store, build: Build) -> None:
     finally:
         if _name_of_current(store) != folder.name:  # on a full disk every byte is wanted
             with contextlib.suppress(OSError):
-                _discard(folder)
+                _discard(store, folder)
+
+
+def server_trouble(store: Store) -> str | None:
+    """Return what keeps questions from an index that is in a server; None: nothing, or it is not.
+
+    Raises StoreMissingError or StoreDamagedError where there is no index that can be read.
+    """
+    folder = current(store)
+    index = _index(store, folder)
+    if not isinstance(index, RemoteIndex):
+        return None
+    try:
+        index.check(folder / _PLACE)
+    except VesearchError as err:
+        return str(err)
+    return None
 
 
 def note(store: Store, facts: dict[str, Any], tables: Int64) -> None:
@@ -166,21 +189,29 @@ def drop_old_builds(store: Store, *, but: str | None = None) -> None:
     used = _name_of_current(store)
     for build in _builds(store.path / "index"):
         if used is not None and build.name not in (used, but):
-            _discard(build)
+            _discard(store, build)
 
 
 def drop_all(store: Store) -> None:
     """Remove every build, and what any of them keeps elsewhere."""
     for build in _builds(store.path / "index"):
-        _discard(build)
+        _discard(store, build)
     remove(store.path / "index")
 
 
-def _discard(folder: Path) -> None:
+def _discard(store: Store, folder: Path) -> None:
     """Remove a build, and what its index keeps elsewhere as far as the build can tell."""
+    left = [other / _PLACE for other in _builds(folder.parent) if other != folder]
     with contextlib.suppress(StoreError, UnknownNameError):
-        INDEXES.load(_facts(folder)["backend"]).discard(folder / "backend")
+        _index(store, folder).discard(folder / _PLACE, left)
     remove(folder)
+
+
+def _index(store: Store, folder: Path) -> Index:
+    """Return an empty index of the kind that a build has."""
+    backend = _facts(folder)["backend"]
+    index: Index = INDEXES.create(backend, offered={"server": store.index_server})
+    return index
 
 
 def _builds(home: Path) -> list[Path]:
@@ -208,8 +239,8 @@ def _facts(folder: Path) -> dict[str, Any]:
 def _opened(store: Store, folder: Path) -> Opened:
     facts = _facts(folder)
     pairs = store.read_file(folder / _PAIRS, _COLUMNS[_PAIRS])
-    index: Index = INDEXES.create(facts["backend"])
-    index.open(folder / "backend")
+    index = _index(store, folder)
+    index.open(folder / _PLACE)
     if len(index) != facts["entities"]:
         raise StoreDamagedError(
             f"{folder} has {len(index)} vectors for {facts['entities']} entities; {_REBUILD}"

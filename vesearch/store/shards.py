@@ -36,11 +36,13 @@ R = TypeVar("R", bound=Rows)
 class Store:
     """A folder of shards. Reading needs no lock; writing happens inside `with store.lock()`.
 
+    index_server: where indexes are that lie in a server; it is not remembered.
     held: what is kept while the lock is held, None while it is not.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, index_server: str = "") -> None:
         self.path = path
+        self.index_server = index_server
         self.held: dict[str, object] | None = None
         self._lock = Lock(path / "lock")
         self._changes: list[int] = []  # the generation to come, while tables are being changed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 _LONGEST = 300  # letters of a line that somebody else wrote
 
@@ -27,3 +28,9 @@ class PrintableFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         """Return the message without what follows it, such as a traceback."""
         return printable(super().formatMessage(record))
+
+
+def without_password(address: str) -> str:
+    """Return a server's address with dots for a password: of a URL, or PostgreSQL's key=value."""
+    hidden = re.sub(r"(://[^/@]*?):[^@/]*@", r"\1:…@", address)
+    return re.sub(r"(password\s*=\s*)('[^']*'|\S+)", r"\1…", hidden)
