@@ -116,6 +116,7 @@ OWNERS = {
     "rich": {"cli/tables.py"},
     "tqdm": {"system/progress.py"},
     "yaml": {"config.py"},
+    "fsspec": {"system/objects.py"},
     "PIL": {"photos", "drawing", "collection.py", "describe.py", "masks.py", "training", "web"}
     | {
         "detectors/batching.py",

@@ -26,6 +26,7 @@ from vesearch.networks import devices
 from vesearch.store.rows import ImageRows
 from vesearch.store.shards import Store
 from vesearch.system.digests import fingerprint_of
+from vesearch.system.spool import Spool
 
 if TYPE_CHECKING:  # a photo of the collection is not decoded
     from vesearch.photos.pool import Decoders
@@ -109,6 +110,11 @@ class Job:
         """Return how many images or crops go through a network at once; 0 is what fits it."""
         asked = getattr(self.config, section).batch_size
         return asked or devices.batch_size(section, self.config.run.device)
+
+    @cached_property
+    def fetched(self) -> Spool:
+        """Photos that were fetched to be hashed, until they are decoded."""
+        return Spool()
 
     @property
     def decoders(self) -> Decoders:

@@ -21,6 +21,7 @@ from vesearch.cli.options import (
 )
 from vesearch.config import QuerySettings
 from vesearch.errors import StoreError, VesearchError
+from vesearch.system.objects import is_folder
 from vesearch.system.printable import printable
 
 if TYPE_CHECKING:  # imported on use
@@ -175,7 +176,7 @@ def _there(example: Example, piped: bytes) -> Example:
 def _photos(name: str, collection: Collection) -> Iterator[Path]:
     """Yield the photos that a name stands for: of a folder all in it."""
     path = Path(name)
-    if name != STDIN and path.is_dir():
+    if name != STDIN and is_folder(path):
         yield from collection.photos_in(path)
     else:
         yield path
