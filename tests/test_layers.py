@@ -17,7 +17,7 @@ _JOB = {"config", "job", "store", *_BASE}
 MAY = {
     "errors": set(),
     "records": set(),
-    "system": set(),
+    "system": {"errors"},
     "registry": {"errors"},
     "config": {"errors", "registry", "system"},
     "weights": {"registry", *_BASE},
