@@ -102,6 +102,11 @@ class _Door(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on  # noqa: N815 (the library's names)
 
 
+class _Doors(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that were killed."""
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -123,7 +128,7 @@ def object_store() -> Iterator[ObjectStore]:
     port, before = _free_port(), dict(os.environ)
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    door = ThreadingHTTPServer(("127.0.0.1", 0), _Door)
+    door = _Doors(("127.0.0.1", 0), _Door)
     door.daemon_threads = True
     store = ObjectStore(f"http://127.0.0.1:{door.server_port}", ("127.0.0.1", port))
     door.RequestHandlerClass = type("Door", (_Door,), {"store": store})

@@ -116,7 +116,7 @@ OWNERS = {
     "rich": {"cli/tables.py"},
     "tqdm": {"system/progress.py"},
     "yaml": {"config.py"},
-    "fsspec": {"system/objects.py"},
+    "fsspec": {"system/objects.py", "system/conditional.py"},
     "PIL": {"photos", "drawing", "collection.py", "describe.py", "masks.py", "training", "web"}
     | {
         "detectors/batching.py",

@@ -202,9 +202,9 @@ def _check(
     if to.out is not None or to.copy_to is not None:
         from vesearch.drawing import picture
         from vesearch.export.photos import check_folder
-        from vesearch.store.shards import Store
+        from vesearch.store.remote import opened
 
-        store = Store(Path(collection.config.run.store))
+        store = opened(collection.config.run.store)
         targets = [to.of(number, len(examples)) for number in range(1, len(examples) + 1)]
         picture.check_targets(
             [target.out for target in targets if target.out],

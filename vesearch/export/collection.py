@@ -235,7 +235,7 @@ class _Vectors:
         found = cls(job.store, fingerprint, len(projection.components))
         if "npy" in formats and not any(map(found.has, job.store.shards("vectors"))):
             raise StoreMissingError(
-                f"store {job.store.path} has no vectors of its projection; "
+                f"store {job.store.name} has no vectors of its projection; "
                 "run: vesearch build-index"
             )
         return found
@@ -279,7 +279,7 @@ class _Embeddings:
                 rows = job.store.read(EmbeddingRows, shard).embeddings
                 if rows.shape[1]:
                     return cls(job.store, fingerprint, rows.shape[1])
-        raise StoreMissingError(f"store {job.store.path} has no embeddings; run: vesearch ingest")
+        raise StoreMissingError(f"store {job.store.name} has no embeddings; run: vesearch ingest")
 
     def read(self, shard: int, entities: Bool) -> Float32:
         """Return the (n, dim) embeddings of some of a shard's entities; zeros: none."""

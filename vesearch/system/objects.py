@@ -39,6 +39,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 _PAUSES_S = (0.5, 1.5, 4.0)  # before it is tried again
 _DOWN_S = 30.0  # for so long after all tries failed, nothing is tried
+_CONFLICTS = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
 _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; "
     "for a public bucket FSSPEC_S3_ANON=true"
@@ -85,7 +86,7 @@ def look_of(path: str | bytes | os.PathLike[str]) -> Look:
     if url is None:
         info = Path(os.fsdecode(path)).stat()
         return info.st_size, info.st_mtime_ns
-    about = _asked(url, lambda fs, key: fs.info(key, **_fresh(url)))
+    about = asked(url, lambda fs, key: fs.info(key, **_fresh(url)))
     if about["type"] != "file":
         raise IsADirectoryError(errno.EISDIR, "a folder, and no object", url)
     return _look(about)
@@ -112,7 +113,7 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     if url is None:
         return Path(path).is_dir()
     try:
-        return bool(_asked(url, lambda fs, key: fs.info(key, **_fresh(url)))["type"] != "file")
+        return bool(asked(url, lambda fs, key: fs.info(key, **_fresh(url)))["type"] != "file")
     except FileNotFoundError:
         return False
 
@@ -127,9 +128,9 @@ def read(url: str, most: int | None) -> bytes:
     try:
         # a range bounds what comes, whatever the size is by now
         ends = {} if most is None else {"start": 0, "end": most}
-        return bytes(_asked(url, lambda fs, key: fs.cat_file(key, **ends)))
+        return bytes(asked(url, lambda fs, key: fs.cat_file(key, **ends)))
     except OSError as err:
-        if _code_of(err) in ("InvalidRange", "416"):  # there is no first byte
+        if code_of(err) in ("InvalidRange", "416"):  # there is no first byte
             return b""
         raise
 
@@ -151,7 +152,7 @@ def listing(url: str) -> Listed:
 
     Raises FileNotFoundError where nothing is, PermissionError, ObjectStoreError.
     """
-    found = _asked(url, lambda fs, key: fs.ls(key, detail=True, **_fresh(url)))
+    found = asked(url, lambda fs, key: fs.ls(key, detail=True, **_fresh(url)))
     _, _, root = url.partition("://")
     folders, objects, unnameable = [], dict[str, Look](), 0
     for about in found:
@@ -194,7 +195,7 @@ _DOWN: dict[str, tuple[float, str]] = {}
 _LOCK = threading.Lock()
 
 
-def _asked(url: str, ask: Callable[[Any, str], T]) -> T:
+def asked(url: str, ask: Callable[[Any, str], T]) -> T:
     """Return what a store answers, asked again where that may help.
 
     Raises FileNotFoundError, PermissionError for this object, and ObjectStoreError.
@@ -209,6 +210,8 @@ def _asked(url: str, ask: Callable[[Any, str], T]) -> T:
             return ask(store, key)
         except Exception as err:  # of botocore, aiohttp, gcsfs, adlfs: no common base
             known = _known(err, url, scheme)
+            if known is err:
+                raise
             if known is not None:
                 raise known from err
             if pause is None:
@@ -222,7 +225,7 @@ def _asked(url: str, ask: Callable[[Any, str], T]) -> T:
 
 def _known(err: Exception, url: str, scheme: str) -> Exception | None:
     """Return the error that trying again would not change; None of others."""
-    code, kind = _code_of(err), type(err).__name__
+    code, kind = code_of(err), type(err).__name__
     if isinstance(err, FileNotFoundError):
         what = "no such bucket" if code == "NoSuchBucket" else "no such object"
         return FileNotFoundError(errno.ENOENT, what, url)
@@ -233,14 +236,16 @@ def _known(err: Exception, url: str, scheme: str) -> Exception | None:
     if kind in ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"):
         how = _CREDENTIALS.get(scheme, "see the documentation of its package")
         return ObjectStoreError(f"{url}: no credentials: {how}")
-    if code in ("InvalidRange", "416"):
+    if code in ("InvalidRange", "416", "304", "NotModified"):
         return err
+    if code in _CONFLICTS or isinstance(err, FileExistsError):
+        return FileExistsError(errno.EEXIST, "somebody else wrote there", url)
     if isinstance(err, ValueError) or kind in ("ParamValidationError", "ProfileNotFound"):
         return ObjectStoreError(f"{url}: {one_line(str(err))}")
     return None
 
 
-def _code_of(err: BaseException | None) -> str:
+def code_of(err: BaseException | None) -> str:
     """Return the code that S3 gave an error, "" where it gave none."""
     while err is not None:
         response = getattr(err, "response", None)
