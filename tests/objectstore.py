@@ -20,7 +20,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import boto3
+import pytest
+
+from vesearch.system import objects
 
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "server", "date"}
 
@@ -30,7 +32,7 @@ class ObjectStore:
     """url: of the door. requests: method and path of each that came to it.
 
     failing: how many of the next requests are answered with 503. shut: all connections are closed.
-    cut: how many of the next answers to GET end in the middle.
+    cut: how many of the next answers to GET end in the middle. delay_s: before each answer.
     """
 
     url: str
@@ -39,9 +41,12 @@ class ObjectStore:
     failing: int = 0
     cut: int = 0
     shut: bool = False
+    delay_s: float = 0.0
 
     def client(self) -> Any:
         """Return a client that goes past the door, and is not counted."""
+        import boto3
+
         return boto3.client("s3", endpoint_url="http://{}:{}".format(*self.inner))
 
     def put_folder(self, folder: Path, bucket: str, prefix: str) -> None:
@@ -72,6 +77,7 @@ class _Door(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(size)
         store.requests.append((self.command, self.path))
+        time.sleep(store.delay_s)
         if store.failing:
             store.failing -= 1
             self.send_response(503)
@@ -140,6 +146,7 @@ def object_store() -> Iterator[ObjectStore]:
         "AWS_ENDPOINT_URL": store.url,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+    objects._STORES.clear()  # connections to another one
     try:
         _wait_for(port, process)
         yield store
@@ -150,3 +157,10 @@ def object_store() -> Iterator[ObjectStore]:
         door.server_close()
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def there() -> Iterator[ObjectStore]:
+    """Run one server for all tests of object stores."""
+    with object_store() as store:
+        yield store

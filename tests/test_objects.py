@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from tests.objectstore import ObjectStore, object_store
+from tests.objectstore import ObjectStore
 from tests.photos import collect
 from vesearch.cli.main import main
 from vesearch.store.catalog import Catalog
@@ -31,12 +30,6 @@ def vesearch(*arguments: object, code: int = 0) -> Result:
     result = CliRunner().invoke(main, [str(a) for a in arguments])
     assert result.exit_code == code, result.output
     return result
-
-
-@pytest.fixture(scope="module")
-def there() -> Iterator[ObjectStore]:
-    with object_store() as store:
-        yield store
 
 
 @pytest.fixture(scope="module")

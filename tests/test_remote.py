@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.objectstore import ObjectStore, object_store
+from tests.objectstore import ObjectStore
 from tests.photos import collect
 from vesearch.cli.main import main
 from vesearch.store import lease
@@ -31,12 +30,6 @@ def vesearch(*arguments: object, code: int | None = 0) -> Result:
     result = CliRunner().invoke(main, [str(a) for a in arguments])
     assert code in (None, result.exit_code), result.output
     return result
-
-
-@pytest.fixture(scope="module")
-def there() -> Iterator[ObjectStore]:
-    with object_store() as store:
-        yield store
 
 
 @pytest.fixture(scope="module")
