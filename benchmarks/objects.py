@@ -14,7 +14,7 @@ from tests.objectstore import ObjectStore, object_store
 from tests.photos import collect
 from vesearch import Collection
 
-SETTINGS = {"detect.detector": "whole", "query.min_confidence": 0.0}
+SETTINGS: dict[str, str | float] = {"detect.detector": "whole", "query.min_confidence": 0.0}
 
 
 def counted(what: str, server: ObjectStore, run: Callable[[], object]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,13 @@ from PIL import Image
 from tests.objectstore import ObjectStore
 from tests.photos import collect
 from vesearch.cli.main import main
+from vesearch.config import load_config
 from vesearch.store.catalog import Catalog
-from vesearch.store.rows import CropRows, EmbeddingRows, EntityRows, same_rows
+from vesearch.store.rows import RANKS, CropRows, EmbeddingRows, EntityRows, same_rows
 from vesearch.store.shards import Store
 from vesearch.system import objects
+from vesearch.web.service import Service
+from vesearch.web.zipped import zipped
 
 SETTINGS = (*("--device", "cpu"), *("--set", "detect.detector=whole"), "--set", "run.shard_size=3")
 
@@ -208,3 +213,17 @@ def test_files_need_no_package_of_object_stores(photos: Path, tmp_path: Path) ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert len(done.stdout.split()) == 1
+
+
+def test_the_page_shows_and_hands_out_photos(bucket: str, searched: Path) -> None:
+    service = Service(
+        load_config(overrides=[f"run.store={searched}", "run.device=cpu", "detect.detector=whole"])
+    )
+    found = json.loads(asked(searched, f"{bucket}/chelsea.png", "--entity", "1", "--json").stdout)
+    images = [match["entity_id"] // RANKS for match in found["matches"]]
+    _, jpeg = service.picture(images[0], 160)
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        assert max(picture.size) == 160
+    data = b"".join(zipped(service.places_of(images)))
+    with zipfile.ZipFile(io.BytesIO(data)) as made:
+        assert made.testzip() is None and len(made.namelist()) == len(images) == 7

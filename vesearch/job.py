@@ -96,8 +96,9 @@ class Job:
     def _precision(self, section: Section) -> str:
         """Return the precision that is asked for; "auto" is that of what the store has."""
         asked = str(getattr(self.config, section).precision)
-        made_with = self._made_with(section)
-        if asked != "auto" or made_with is None:
+        # a process elsewhere is told, and has no store to look into
+        made_with = self._made_with(section) if asked == "auto" else None
+        if made_with is None:
             return asked
         return str(made_with.get(f"{section}.precision", _PRECISIONS[section] or asked))
 
