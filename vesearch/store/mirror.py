@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -157,7 +157,7 @@ class Mirror:
         self.state = state
         return gone
 
-    def push(self, check: Any) -> None:
+    def push(self, check: Callable[[], None]) -> None:
         """Put what has changed here, and then the manifest; check: raises where that must not be.
 
         A kill at any instant leaves the store as it was, or as it is now.
@@ -201,7 +201,7 @@ class Mirror:
                 return got.tag  # ours: the answer to an earlier try was lost
             raise
 
-    def _put(self, name: str, check: Any) -> Part:
+    def _put(self, name: str, check: Callable[[], None]) -> Part:
         data = (self.folder / name).read_bytes()
         part = Part(digest_of_bytes(data), len(data), self._fingerprint(name))
         if self.state.parts.get(name) != part:
