@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.colours import colours, config, photos, store  # noqa: F401  (fixtures)
+from tests.objectstore import there  # noqa: F401  (fixture)
 from tests.publishing import home, offline, site  # noqa: F401  (fixtures)
 from tests.tally import COUNTS
 from vesearch.config import Config, load_config

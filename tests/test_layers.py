@@ -17,7 +17,7 @@ _JOB = {"config", "job", "store", *_BASE}
 MAY = {
     "errors": set(),
     "records": set(),
-    "system": set(),
+    "system": {"errors"},
     "registry": {"errors"},
     "config": {"errors", "registry", "system"},
     "weights": {"registry", *_BASE},
@@ -119,6 +119,7 @@ OWNERS = {
     "rich": {"cli/tables.py"},
     "tqdm": {"system/progress.py"},
     "yaml": {"config.py"},
+    "fsspec": {"system/objects.py", "system/conditional.py"},
     "PIL": {"photos", "drawing", "collection.py", "describe.py", "masks.py", "training", "web"}
     | {
         "detectors/batching.py",

@@ -6,6 +6,7 @@ VesearchError               a user can act on it; the command line prints it as 
 ├── ArgumentError           something that a command was given cannot be used
 ├── MissingPackageError     an optional package is not installed
 ├── ImageError              a file is not usable as an image; carries the row's status
+│   └── ObjectStoreError    what it is on cannot be asked: nothing is known of the image itself
 ├── ModelError              weights or a network cannot be used
 │   └── DownloadError       a file could not be fetched
 │       └── DigestError     what was fetched is not the file that was expected
@@ -55,6 +56,10 @@ class ImageError(VesearchError):
     def __init__(self, message: str, *, status: Unusable = "unreadable") -> None:
         super().__init__(message)
         self.status = status
+
+
+class ObjectStoreError(ImageError):
+    """An object store cannot be asked; that says nothing of the photos on it."""
 
 
 class ModelError(VesearchError):

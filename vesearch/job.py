@@ -23,9 +23,11 @@ from vesearch.detectors.selection import Selection
 from vesearch.embedders import EMBEDDERS, Embedder
 from vesearch.errors import ConfigError, StoreError, StoreMismatchError
 from vesearch.networks import devices
+from vesearch.store.remote import opened
 from vesearch.store.rows import ImageRows
 from vesearch.store.shards import Store
 from vesearch.system.digests import fingerprint_of
+from vesearch.system.spool import Spool
 
 if TYPE_CHECKING:  # a photo of the collection is not decoded
     from vesearch.photos.pool import Decoders
@@ -48,7 +50,7 @@ class Job:
     def __init__(self, config: Config, *, at_once: int = 1) -> None:
         self.config = config
         self.at_once = at_once
-        self.store = Store(Path(config.run.store), index_server=config.index.server)
+        self.store = opened(config.run.store, index_server=config.index.server)
 
     @cached_property
     def detector(self) -> Detector:
@@ -94,8 +96,9 @@ class Job:
     def _precision(self, section: Section) -> str:
         """Return the precision that is asked for; "auto" is that of what the store has."""
         asked = str(getattr(self.config, section).precision)
-        made_with = self._made_with(section)
-        if asked != "auto" or made_with is None:
+        # a process elsewhere is told, and has no store to look into
+        made_with = self._made_with(section) if asked == "auto" else None
+        if made_with is None:
             return asked
         return str(made_with.get(f"{section}.precision", _PRECISIONS[section] or asked))
 
@@ -109,6 +112,11 @@ class Job:
         """Return how many images or crops go through a network at once; 0 is what fits it."""
         asked = getattr(self.config, section).batch_size
         return asked or devices.batch_size(section, self.config.run.device)
+
+    @cached_property
+    def fetched(self) -> Spool:
+        """Photos that were fetched to be hashed, until they are decoded."""
+        return Spool()
 
     @property
     def decoders(self) -> Decoders:
@@ -196,7 +204,7 @@ class Job:
                     raise _of_another_version(self.store, made_with, section)
                 was, is_ = (_weights_name(s, digest) for s in (made_with, now))
                 raise StoreMismatchError(
-                    f"store {self.store.path} was made with {was}, not {is_}: "
+                    f"store {self.store.name} was made with {was}, not {is_}: "
                     f"use those, or another --store"
                 )
 
@@ -221,7 +229,7 @@ def _of_another_version(
     kind = {"detect": "detector", "embed": "embedder"}[section]
     name = made_with.get(f"{section}.{kind}")
     return StoreMismatchError(
-        f"store {store.path} was made with the {kind} {name!r} of another version of vesearch: "
+        f"store {store.name} was made with the {kind} {name!r} of another version of vesearch: "
         "make a new one with this (vesearch ingest FOLDER --store NEW), or keep to that version"
     )
 
@@ -277,7 +285,7 @@ def remembered_by(config: Config) -> dict[str, Any]:
     Raises StoreDamagedError for a store whose settings cannot be read, and ConfigError for one that
     asks for code to be run.
     """
-    store = Store(Path(config.run.store))
+    store = opened(config.run.store)
     if not store.exists():
         return {}
     recorded = {k: v for section in _TABLES for k, v in as_before(section).items()}
@@ -287,7 +295,7 @@ def remembered_by(config: Config) -> dict[str, Any]:
     if model.endswith(".py") and not config.detect.model and Path(model).is_file():
         # a store may come from anybody, and a LazyConfig is run
         raise ConfigError(
-            f"store {store.path} was made with {model}, a config that is Python and is run: "
+            f"store {store.name} was made with {model}, a config that is Python and is run: "
             f"if you trust it, add --set detect.model={model}"
         )
     return remembered

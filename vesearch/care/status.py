@@ -57,7 +57,7 @@ def status_of(job: Job) -> Status:
     images, paths, entities = catalog.count()
     passed = walks.passed_over(job.store)
     return Status(
-        store=str(job.store.path),
+        store=job.store.name,
         images=images,
         paths=paths,
         entities=entities,

@@ -85,12 +85,12 @@ def retrieval(common: Common, labels: Path, as_json: bool, out: Path | None, for
     from vesearch.drawing import picture
     from vesearch.evaluation import labels as tables
     from vesearch.evaluation import retrieval
-    from vesearch.store.shards import Store
+    from vesearch.store.remote import opened
 
     config = common.load()
     if out is not None:
         asked = [labels, *(row.path for row in tables.read_labels(labels))]
-        picture.check_targets([out], asked=asked, store=Store(Path(config.run.store)), force=force)
+        picture.check_targets([out], asked=asked, store=opened(config.run.store), force=force)
     found = retrieval.evaluate(config, labels)
     if out is not None:
         from vesearch.evaluation import sheet

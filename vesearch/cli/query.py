@@ -21,6 +21,7 @@ from vesearch.cli.options import (
 )
 from vesearch.config import QuerySettings
 from vesearch.errors import StoreError, VesearchError
+from vesearch.system.objects import is_folder
 from vesearch.system.printable import printable
 
 if TYPE_CHECKING:  # imported on use
@@ -175,7 +176,7 @@ def _there(example: Example, piped: bytes) -> Example:
 def _photos(name: str, collection: Collection) -> Iterator[Path]:
     """Yield the photos that a name stands for: of a folder all in it."""
     path = Path(name)
-    if name != STDIN and path.is_dir():
+    if name != STDIN and is_folder(path):
         yield from collection.photos_in(path)
     else:
         yield path
@@ -201,9 +202,9 @@ def _check(
     if to.out is not None or to.copy_to is not None:
         from vesearch.drawing import picture
         from vesearch.export.photos import check_folder
-        from vesearch.store.shards import Store
+        from vesearch.store.remote import opened
 
-        store = Store(Path(collection.config.run.store))
+        store = opened(collection.config.run.store)
         targets = [to.of(number, len(examples)) for number in range(1, len(examples) + 1)]
         picture.check_targets(
             [target.out for target in targets if target.out],

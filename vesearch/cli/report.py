@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vesearch.cli.tables import table
 from vesearch.confidence import percent, word_for
 from vesearch.config import RunSettings
+from vesearch.system.objects import is_url
 from vesearch.system.printable import printable
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _LISTED = 10  # skipped files named in a summary; `vesearch status` lists all
 def shown(path: str) -> str:
     """Return a path as it may be printed: relative where that is shorter, controls escaped."""
     near = os.path.relpath(path)
-    return printable(path if near.startswith("..") else near)
+    return printable(path if is_url(path) or near.startswith("..") else near)
 
 
 def query_json(answer: Answer) -> str:

@@ -11,10 +11,11 @@ from PIL import Image
 from vesearch.drawing.overlay import colour_of
 from vesearch.drawing.paint import Colour
 from vesearch.drawing.sheets import AskedPhoto, MatchPhoto, draw_entities, draw_matches
-from vesearch.errors import ImageError, VesearchError
+from vesearch.errors import ImageError, ObjectStoreError, VesearchError
 from vesearch.photos.pool import Decoders
 from vesearch.question import Answer, Seen
 from vesearch.records import Match, UInt8
+from vesearch.system.objects import spelled
 
 _APART = 3  # colours between those of the same number in two photos
 
@@ -91,11 +92,13 @@ def query_pixels(seen: Seen, decoders: Decoders) -> UInt8:
     if seen.stale:
         raise VesearchError(
             f"{seen.name} is another photo than was ingested, on which nothing can be drawn; "
-            f"run: vesearch ingest {shlex.quote(str(Path(seen.name).parent))}"
+            f"run: vesearch ingest {shlex.quote(spelled(Path(seen.name).parent))}"
         )
     try:
         if seen.data is not None:
             return decoders.decode(seen.data).pixels
         return decoders.read(Path(seen.name)).pixels
+    except ObjectStoreError:
+        raise
     except ImageError as err:
         raise VesearchError(f"{seen.name}: {err}") from err

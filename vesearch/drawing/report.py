@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from html import escape
-from pathlib import Path
 
 from vesearch.confidence import word_for
 from vesearch.drawing.answers import asked_photos, marks_of, photos_of, query_pixels
@@ -14,6 +12,7 @@ from vesearch.drawing.paint import Colour
 from vesearch.drawing.sheets import AskedPhoto, MatchPhoto, draw_asked, draw_tile
 from vesearch.photos.pool import Decoders
 from vesearch.question import Answer
+from vesearch.system.objects import link_to
 
 
 def page_of(answer: Answer, decoders: Decoders) -> str:
@@ -44,7 +43,7 @@ def _items(photos: Sequence[MatchPhoto], marks: Sequence[Colour]) -> Iterator[st
         notes += [f"+{len(match.alike)} alike"] if match.alike else []
         notes += [f"also at {told(path)}" for path in match.also_at]
         notes += ["changed since ingest"] if match.stale else []
-        link = escape(Path(os.path.abspath(match.image)).as_uri())
+        link = escape(link_to(match.image))
         image = f'<img alt="{name}" src="{embedded(draw_tile(found, marks))}">'
         yield (
             f'<li><a href="{link}">{image}</a><b>{match.rank}</b> · {word_for(match.confidence)}'

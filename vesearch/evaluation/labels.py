@@ -11,6 +11,7 @@ import numpy as np
 
 from vesearch.errors import ConfigError
 from vesearch.records import Float32
+from vesearch.system.objects import is_url
 
 DISTRACTOR = "__distractor__"  # in the collection, but never a query
 _BOX = ("x0", "y0", "x1", "y1")
@@ -57,17 +58,21 @@ def read_labels(path: Path) -> list[Label]:
     return found
 
 
+def _beside(path: Path, photo: str) -> Path:
+    return Path(photo) if is_url(photo) else path.parent / photo
+
+
 def _label(row: Mapping[str, str | None], path: Path, line: int) -> Label:
     photo, label = row["path"], row["label"]
     if not photo or not label:
         raise ConfigError(f"{path}, line {line}: path and label must be given")
     cells = [(row.get(name) or "").strip() for name in _BOX]
     if not any(cells):
-        return Label(path.parent / photo, label, None)
+        return Label(_beside(path, photo), label, None)
     try:
         x0, y0, x1, y1 = map(float, cells)
     except ValueError as err:
         raise ConfigError(f"{path}, line {line}: a box needs four numbers, got {cells}") from err
     if not (np.isfinite([x0, y0, x1, y1]).all() and max(x0, 0) < x1 and max(y0, 0) < y1):
         raise ConfigError(f"{path}, line {line}: the box {cells} is empty or outside the photo")
-    return Label(path.parent / photo, label, (x0, y0, x1, y1))
+    return Label(_beside(path, photo), label, (x0, y0, x1, y1))

@@ -29,6 +29,7 @@ from vesearch.store.catalog import Catalog
 from vesearch.store.rows import PER_IMAGE, EmbeddingRows, EntityRows, VectorRows
 from vesearch.store.shards import Store
 from vesearch.system.files import atomic, sync
+from vesearch.system.objects import absolute
 from vesearch.system.progress import bar
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def _told(paths: Mapping[int, list[str]], root: Path | None) -> Mapping[int, lis
     """Return the paths of each image, those below a root from there."""
     if root is None:
         return paths
-    start = os.path.join(os.path.abspath(root), "")  # noqa: PTH118 (Path would drop the slash)
+    start = os.path.join(absolute(root), "")  # noqa: PTH118 (Path would drop the slash)
     return {image: [path.removeprefix(start) for path in own] for image, own in paths.items()}
 
 
@@ -234,7 +235,7 @@ class _Vectors:
         found = cls(job.store, fingerprint, len(projection.components))
         if "npy" in formats and not any(map(found.has, job.store.shards("vectors"))):
             raise StoreMissingError(
-                f"store {job.store.path} has no vectors of its projection; "
+                f"store {job.store.name} has no vectors of its projection; "
                 "run: vesearch build-index"
             )
         return found
@@ -278,7 +279,7 @@ class _Embeddings:
                 rows = job.store.read(EmbeddingRows, shard).embeddings
                 if rows.shape[1]:
                     return cls(job.store, fingerprint, rows.shape[1])
-        raise StoreMissingError(f"store {job.store.path} has no embeddings; run: vesearch ingest")
+        raise StoreMissingError(f"store {job.store.name} has no embeddings; run: vesearch ingest")
 
     def read(self, shard: int, entities: Bool) -> Float32:
         """Return the (n, dim) embeddings of some of a shard's entities; zeros: none."""

@@ -6,12 +6,14 @@ import filecmp
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 from vesearch.errors import ArgumentError, VesearchError
 from vesearch.system.files import TEMP_PREFIX
+from vesearch.system.objects import is_url, look_of, read, spelled, url_of
 from vesearch.system.printable import printable
 
 
@@ -31,20 +33,47 @@ def copy_photos(
 
     One that is there already, byte for byte, is not made again; another file of that name stays
     beside the copy, which is 01-dog-2.jpg then. Photos that are gone are left out. Raises
-    VesearchError.
+    VesearchError, also for a link to what is on an object store.
     """
     check_folder(folder, store)
+    far = next((photo for _, photo in photos if is_url(photo)), None)
+    if link and far is not None:
+        raise VesearchError(f"{spelled(far)}: no link leads there; leave --link out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         digits = max(2, len(str(max((number for number, _ in photos), default=0))))
-        there = [(number, photo.absolute()) for number, photo in photos if photo.is_file()]
-        return [
-            _copied(photo, folder, f"{number:0{digits}}-{photo.name}", link=link)
-            for number, photo in there
-        ]
+        copies = []
+        for number, photo in photos:
+            name = f"{number:0{digits}}-{photo.name}"
+            if is_url(photo):
+                with _fetched(photo, folder) as file:
+                    copies += [_copied(file, folder, name, link=False)] if file else []
+            elif photo.is_file():
+                copies.append(_copied(photo.absolute(), folder, name, link=link))
+        return copies
     except OSError as err:
         name = printable(str(folder))
         raise VesearchError(f"cannot copy into {name}: {err.strerror or err}") from err
+
+
+@contextmanager
+def _fetched(photo: Path, folder: Path) -> Iterator[Path | None]:
+    """Give an object as a file for a while, with its time; None where it is gone."""
+    url = url_of(photo)
+    assert url is not None
+    temp = folder / f"{TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        _, mtime_ns = look_of(photo)
+        data = read(url, None)
+    except (FileNotFoundError, IsADirectoryError):
+        yield None
+        return
+    try:
+        temp.write_bytes(data)
+        os.utime(temp, ns=(mtime_ns, mtime_ns))
+        yield temp
+    finally:
+        temp.unlink(missing_ok=True)
 
 
 def _copied(photo: Path, folder: Path, name: str, *, link: bool) -> Path:

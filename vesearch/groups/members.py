@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from vesearch.store.catalog_rows import KnownImage
 from vesearch.store.rows import RANKS
 from vesearch.store.snapshot import Snapshot
 from vesearch.system.files import is_gone
+from vesearch.system.objects import is_url, look_of
 
 
 def photo_of(snapshot: Snapshot, image_id: int) -> Member | None:
@@ -82,10 +82,11 @@ def _first_paths(snapshot: Snapshot, images: Iterable[int]) -> Iterator[str]:
 
 
 def _is_at(path: bytes, snapshot: Snapshot) -> bool:
-    """Tell whether a path has the file that was ingested, by its size and time."""
+    """Tell whether a path has the file that was ingested, by its size and time; objects are."""
     place = snapshot.catalog.place(path)
+    if is_url(path):  # a request for each photo of each group would be too many
+        return place is not None
     try:
-        info = Path(os.fsdecode(path)).stat()
+        return place is not None and look_of(path) == place.look
     except (OSError, ValueError):
         return False
-    return place is not None and (info.st_size, info.st_mtime_ns) == place.look

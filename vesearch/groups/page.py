@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from html import escape
-from pathlib import Path
 
 from vesearch.confidence import percent
 from vesearch.drawing.html import document, embedded, told
 from vesearch.groups.records import Browsed, Frequent, Member, Similar
 from vesearch.groups.sheet import Masks, draw_member
 from vesearch.photos.pool import Decoders
+from vesearch.system.objects import link_to
 
 GROUPS, TILES = 100, 8  # that a page shows, and photos of each
 
@@ -47,7 +46,7 @@ def page_of_browsed(browsed: Browsed, decoders: Decoders, masks: Masks) -> str:
 
 def _item(member: Member, url: str, notes: Iterator[str]) -> str:
     """Return a photo with what is known of it: lines of HTML."""
-    link, name = escape(Path(os.path.abspath(member.image)).as_uri()), told(member.image)
+    link, name = escape(link_to(member.image)), told(member.image)
     lines = "".join(notes)
     return (
         f'<li><a href="{link}"><img alt="{name}" src="{url}"></a>{lines}'

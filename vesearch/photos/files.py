@@ -10,13 +10,17 @@ from pathlib import Path
 
 from vesearch.config import ImageSettings
 from vesearch.errors import ImageError
+from vesearch.system import objects
 from vesearch.system.printable import one_line
 
 _PART_BYTES = 1 << 20
 
 
 def read_bytes(path: Path, limits: ImageSettings) -> bytes:
-    """Read a whole regular file that nobody is writing to. Raises ImageError."""
+    """Read a whole regular file that nobody is writing to, or an object. Raises ImageError."""
+    url = objects.url_of(path)
+    if url is not None:
+        return read_object(url, limits)
     try:
         _check(path.stat(), limits)  # before it is opened: opening a device may do something
         with open_file(path) as file:
@@ -36,6 +40,9 @@ def read_bytes(path: Path, limits: ImageSettings) -> bytes:
 
 def digest_file(path: Path, limits: ImageSettings) -> str:
     """Return the digest of what read_bytes would return, a part at a time. Raises ImageError."""
+    url = objects.url_of(path)
+    if url is not None:
+        return digest_of(read_object(url, limits))
     digest = _new_digest()
     try:
         _check(path.stat(), limits)
@@ -53,6 +60,20 @@ def digest_file(path: Path, limits: ImageSettings) -> str:
         raise ImageError(one_line(str(err))) from err
     _refuse_changed(before, after, before.st_size + 1 - left)
     return digest.hexdigest()
+
+
+def read_object(url: str, limits: ImageSettings) -> bytes:
+    """Read a whole object. Raises ImageError, and ObjectStoreError where nothing is known of it."""
+    try:
+        data = objects.read(url, limits.max_bytes + 1)
+    except OSError as err:
+        raise ImageError(one_line(err.strerror or str(err))) from err
+    if len(data) > limits.max_bytes:
+        text = f"over images.max_bytes={limits.max_bytes}"
+        raise ImageError(text, status="too_large")
+    if not data:
+        raise ImageError("the file is empty")
+    return data
 
 
 def _refuse_changed(before: os.stat_result, after: os.stat_result, read: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vesearch.errors import ImageError
 from vesearch.photos.files import open_file
+from vesearch.system import objects
 
 # Formats that Pillow decodes itself; EPS and the like would start other programs.
 FORMATS = (
@@ -93,7 +94,8 @@ def format_of(path: Path) -> str | None:
 
     IMAGE for what Pillow reads by itself; the usual name of a photo's or a video's format, as in
     "HEIC", "NEF" or "MP4"; None for anything else. An ending that Pillow reads is believed; of
-    others the first bytes count where they tell.
+    others the first bytes count where they tell; of objects only those are read that have no
+    ending.
     """
     ending = path.suffix.lower()
     if ending in ENDINGS:
@@ -200,7 +202,10 @@ def _format_of_brands(major: bytes, others: bytes) -> str | None:
 
 
 def _head(path: Path) -> bytes:
+    url = objects.url_of(path)
     try:
+        if url is not None:
+            return b"" if path.suffix else objects.read(url, HEAD_BYTES)
         with open_file(path) as file:
             return file.read(HEAD_BYTES)
     except OSError:

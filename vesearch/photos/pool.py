@@ -10,8 +10,10 @@ from pathlib import Path
 
 from vesearch.config import ImageSettings
 from vesearch.errors import ImageError, VesearchError
+from vesearch.photos.files import read_object
 from vesearch.photos.process import DecodingProcess, spawn
 from vesearch.records import Frame
+from vesearch.system.objects import url_of
 
 _TRIES = 3  # to start a process, before it is taken for impossible
 _MAX_DATA = (1 << 32) - 2  # bytes of a message
@@ -34,6 +36,9 @@ class Decoders:
         Raises ImageError as it does, and when the decoder crashes, takes too long or needs too much
         memory; VesearchError where no process can be started.
         """
+        url = url_of(path)
+        if url is not None:  # the processes know no network
+            return self.decode(read_object(url, self._limits))
         name = _absolute(path)
         return self._asked(lambda worker: worker.read(name))
 

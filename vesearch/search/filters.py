@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import chain, islice
@@ -16,6 +15,7 @@ from vesearch.store.catalog_rows import KnownImage
 from vesearch.store.lookup import Named
 from vesearch.store.rows import RANKS
 from vesearch.store.snapshot import Snapshot
+from vesearch.system.objects import absolute
 
 _FEW = 20_000  # paths: looking at all of them takes less than half a second
 
@@ -32,7 +32,7 @@ class Filter:
         self._catalog = snapshot.catalog
         self._unwanted = unwanted
         self._where = where
-        self._places = [Named(os.path.abspath(place)) for place in where.places]
+        self._places = [Named(absolute(place)) for place in where.places]
         self._since = period_of(where.since)[0] if where.since else None
         self._until = period_of(where.until)[1] if where.until else None
         self._images: dict[int, bool] = {}

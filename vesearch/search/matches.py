@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from vesearch.alike import Box, Layout
 from vesearch.config import ImageSettings
-from vesearch.errors import ImageError, VesearchError
+from vesearch.errors import ImageError, ObjectStoreError, VesearchError
 from vesearch.photos.files import digest_file
 from vesearch.question import Question, Seen, Stored
 from vesearch.records import Match, Part
@@ -19,6 +20,12 @@ from vesearch.store.catalog_rows import KnownImage
 from vesearch.store.rows import RANKS
 from vesearch.store.snapshot import Snapshot
 from vesearch.system.files import is_gone
+from vesearch.system.objects import Look, is_url, look_of, looks_of
+
+logger = logging.getLogger(__name__)
+
+# of paths, or why there is none
+Looks = Mapping[bytes, Look | Exception]
 
 
 @dataclass(slots=True)
@@ -58,19 +65,39 @@ def matches_of(
     limits: ImageSettings,
 ) -> tuple[Match, ...]:
     """Return what is shown of the entities that were found."""
-    matches = [_match(snapshot, item, limits) for item in found]
+    paths = [snapshot.catalog.paths_of(item.image.image_id) for item in found]
+    looks = _looks_ahead(paths)
+    matches = [
+        _match(snapshot, item, found_at(snapshot, item.image, limits, own, looks))
+        for item, own in zip(found, paths, strict=True)
+    ]
     if question.masks:
         matches = [_with_mask(match, snapshot) for match in matches]
     there = (match for match in matches if match is not None)
     return tuple(replace(match, rank=rank) for rank, match in enumerate(there, 1))
 
 
-def _match(snapshot: Snapshot, found: Found, limits: ImageSettings) -> Match | None:
-    """Return what is shown of an entity; None where its photo was removed just now."""
+def _looks_ahead(paths: Sequence[Sequence[bytes]]) -> Looks:
+    """Ask for the photos that are on object stores, all at once; only for the first path of each.
+
+    Where no answer comes, that is told, once.
+    """
+    looks = looks_of([own[0] for own in paths if own and is_url(own[0])])
+    lost = next((look for look in looks.values() if isinstance(look, ObjectStoreError)), None)
+    if lost is not None:
+        logger.warning("%s; photos are taken to be there as they were", lost)
+    return looks
+
+
+def _match(snapshot: Snapshot, found: Found, where: tuple[list[str], bool]) -> Match | None:
+    """Return what is shown of an entity; None where its photo was removed just now.
+
+    where: what found_at returns.
+    """
     known, entity_id, similarity = found.image, found.entity_id, found.similarity
     copies = [(snapshot.catalog.paths_of(copy.image.image_id), copy) for copy in found.alike]
     alike = [(os.fsdecode(own[0]), copy.entity_ids) for own, copy in copies if own]
-    paths, stale = found_at(snapshot, known, limits)
+    paths, stale = where
     if not paths or known.entities is None:
         return None
     entity = known.entities[entity_id % RANKS]
@@ -128,29 +155,40 @@ def _with_mask(match: Match | None, snapshot: Snapshot) -> Match | None:
 
 
 def found_at(
-    snapshot: Snapshot, image: KnownImage, limits: ImageSettings
+    snapshot: Snapshot,
+    image: KnownImage,
+    limits: ImageSettings,
+    paths: list[bytes] | None = None,
+    looks: Looks | None = None,
 ) -> tuple[list[str], bool]:
     """Return an image's paths, and whether there is another photo at the first by now.
 
-    First comes one where it still is as it was ingested, if there is one.
+    First comes one where it still is as it was ingested, if there is one. paths: the image's;
+    None: they are looked up. looks: those that are known already.
     """
-    paths = snapshot.catalog.paths_of(image.image_id)
+    paths = snapshot.catalog.paths_of(image.image_id) if paths is None else paths
     for path in paths:
-        if _is_at(path, image, snapshot, limits):
+        if _is_at(path, image, snapshot, limits, looks or {}):
             return [os.fsdecode(p) for p in (path, *(p for p in paths if p != path))], False
     return [os.fsdecode(path) for path in paths], bool(paths) and not is_gone(paths[0])
 
 
-def _is_at(path: bytes, image: KnownImage, snapshot: Snapshot, limits: ImageSettings) -> bool:
+def _is_at(
+    path: bytes, image: KnownImage, snapshot: Snapshot, limits: ImageSettings, looks: Looks
+) -> bool:
     """Tell whether an image still is at a path: by size and time, or else by content."""
     place = snapshot.catalog.place(path)
     try:
-        info = Path(os.fsdecode(path)).stat()
-    except (OSError, ValueError):
+        look = looks[path] if path in looks else look_of(path)
+    except (OSError, ValueError) as err:
+        look = err
+    except ObjectStoreError as err:
+        look = err
+    if isinstance(look, ObjectStoreError):
+        return place is not None  # what cannot be asked is taken to be as it was
+    if isinstance(look, Exception) or place is None or look[0] != place.size:
         return False
-    if place is None or info.st_size != place.size:
-        return False
-    if info.st_mtime_ns == place.mtime_ns:
+    if look == place.look:
         return True
     try:
         return digest_file(Path(os.fsdecode(path)), limits) == image.digest

@@ -15,7 +15,7 @@ import numpy as np
 
 from vesearch.config import Config
 from vesearch.describe import embed_entities, find_entities, prepared
-from vesearch.errors import ImageError, StoreError, VesearchError
+from vesearch.errors import ImageError, ObjectStoreError, StoreError, VesearchError
 from vesearch.job import Job
 from vesearch.photos.files import digest_of, read_bytes
 from vesearch.question import (
@@ -40,6 +40,7 @@ from vesearch.search.nearest import nearest, vector_of
 from vesearch.search.together import nearest_together
 from vesearch.store.rows import RANKS, EntityRows
 from vesearch.store.snapshot import Snapshot, Snapshots
+from vesearch.system.objects import absolute, look_of, spelled
 
 _TRIES = 10
 
@@ -268,10 +269,8 @@ class Searcher:
         catalog, data = snapshot.catalog, photo
         if isinstance(photo, Path):
             try:
-                place = catalog.place(os.fsencode(os.path.abspath(photo)))
-                info = photo.stat()
-                look = info.st_size, info.st_mtime_ns
-                if place is not None and place.image_id >= 0 and look == place.look:
+                place = catalog.place(os.fsencode(absolute(photo)))
+                if place is not None and place.image_id >= 0 and look_of(photo) == place.look:
                     return place.image_id
                 data = read_bytes(photo, self.job.config.images)
             except (OSError, ValueError, ImageError):  # decoding it will say what is wrong
@@ -319,7 +318,9 @@ class Searcher:
         try:
             return decoders.decode(photo) if isinstance(photo, bytes) else decoders.read(photo)
         except ImageError as err:
-            place = "" if isinstance(photo, bytes) else f"{photo}: "
+            if isinstance(err, ObjectStoreError):
+                raise
+            place = "" if isinstance(photo, bytes) else f"{spelled(photo)}: "
             raise VesearchError(f"{place}{err}") from err
 
 
@@ -349,4 +350,4 @@ def _name_of(photo: Photo) -> tuple[str, bytes | None]:
     """Return a photo's name, and its bytes where it was given as these."""
     if isinstance(photo, Seen):
         return photo.name, photo.data
-    return ("", photo) if isinstance(photo, bytes) else (str(photo), None)
+    return ("", photo) if isinstance(photo, bytes) else (spelled(photo), None)

@@ -135,7 +135,7 @@ def is_behind(job: Job) -> bool:
 
 def _no_entities(job: Job) -> StoreMissingError:
     return StoreMissingError(
-        f"store {job.store.path} has no entities to index; run: vesearch ingest FOLDER"
+        f"store {job.store.name} has no entities to index; run: vesearch ingest FOLDER"
     )
 
 

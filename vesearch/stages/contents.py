@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vesearch.errors import ImageError, Unusable
+from vesearch.errors import ImageError, ObjectStoreError, Unusable
 from vesearch.job import Job
-from vesearch.photos.files import digest_file
-from vesearch.photos.pool import Decoders
+from vesearch.photos.files import digest_file, digest_of, read_object
 from vesearch.records import Frame, Shot
 from vesearch.store.catalog import Catalog
 from vesearch.store.log import FoundFile, ShardLog
+from vesearch.system import objects
 from vesearch.system.ahead import ahead, batched
 
 
@@ -46,18 +46,41 @@ class Looked:
 
 
 def hashed(job: Job, files: Sequence[FoundFile]) -> Iterator[list[Hashed]]:
-    """Yield a shard's worth of files at a time, hashed by all workers; the next ones meanwhile."""
+    """Yield a shard's worth of files at a time, hashed by all workers; the next ones meanwhile.
+
+    Raises ObjectStoreError: what an object store did not say says nothing of a photo.
+    """
 
     def work(file: FoundFile) -> Hashed:
         try:
-            path = Path(os.fsdecode(file.path))
-            return Hashed(file, digest_file(path, job.config.images))
+            return Hashed(file, _digest(job, file))
+        except ObjectStoreError:
+            raise
         except ImageError as err:
+            if objects.is_url(file.path) and err.status == "unreadable":
+                # nothing of an object changes when it may be read: it is looked at again each time
+                file = replace(file, mtime_ns=0)
             return Hashed(file, None, err.status, str(err))
 
-    size = job.config.run.shard_size
-    with ThreadPoolExecutor(job.config.run.workers) as pool:
+    size, threads = job.config.run.shard_size, job.config.run.workers
+    if any(objects.is_url(file.path) for file in files):
+        threads = max(threads, objects.AT_ONCE)
+    with ThreadPoolExecutor(threads) as pool:
         yield from batched(ahead(pool, work, files, depth=size), size)
+
+
+def _digest(job: Job, file: FoundFile) -> str:
+    """Return the digest of a file; an object is kept for decoding, so that it is read once."""
+    path, limits = Path(os.fsdecode(file.path)), job.config.images
+    url = objects.url_of(file.path)
+    if url is None:
+        return digest_file(path, limits)
+    if file.size > limits.max_bytes:
+        text = f"{file.size} bytes, over images.max_bytes={limits.max_bytes}"
+        raise ImageError(text, status="too_large")
+    data = read_object(url, limits)
+    job.fetched.put(file.path, data)
+    return digest_of(data)
 
 
 def new_contents(
@@ -74,12 +97,18 @@ def new_contents(
     return tuple(Content(digest, tuple(own)) for digest, own in paths.items())
 
 
-def decode(content: Content, decoders: Decoders) -> tuple[Frame | None, Looked]:
-    """Decode a content from the first of its files that still has it."""
+def decode(content: Content, job: Job) -> tuple[Frame | None, Looked]:
+    """Decode a content from the first of its files that still has it. Raises ObjectStoreError."""
     looked = Looked(None, error="the file changed while it was read")
     for path in content.paths:
+        data = job.fetched.take(path)
         try:
-            frame = decoders.read(Path(os.fsdecode(path)))
+            if data is not None:
+                frame = job.decoders.decode(data)
+            else:
+                frame = job.decoders.read(Path(os.fsdecode(path)))
+        except ObjectStoreError:
+            raise
         except ImageError as err:
             looked = Looked(None, err.status, str(err))
             continue
@@ -92,9 +121,8 @@ def decoded_ahead(
     job: Job, contents: Sequence[Content], *, depth: int
 ) -> Iterator[tuple[Frame | None, Looked]]:
     """Yield contents in order, decoded by all workers, at most depth of them ahead."""
-    decoders = job.decoders
     with ThreadPoolExecutor(job.config.run.workers) as pool:  # each waits for a process
-        yield from ahead(pool, lambda content: decode(content, decoders), contents, depth=depth)
+        yield from ahead(pool, lambda content: decode(content, job), contents, depth=depth)
 
 
 def log_files(

@@ -36,7 +36,7 @@ def fit_projection(job: Job, *, refit: bool = False) -> bool:
     sample = _sample(job)
     if not len(sample):
         raise StoreMissingError(
-            f"store {store.path} has no embeddings yet; run: vesearch ingest FOLDER"
+            f"store {store.name} has no embeddings yet; run: vesearch ingest FOLDER"
         )
     settings = job.config.projection
     projection = fit(thinned(sample, seed=settings.seed), dim=settings.dim, seed=settings.seed)

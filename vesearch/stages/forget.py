@@ -15,6 +15,7 @@ from vesearch.store.catalog_rows import Place
 from vesearch.store.log import log_removed
 from vesearch.store.lookup import Named
 from vesearch.system.files import is_gone
+from vesearch.system.objects import absolute, spelled
 
 
 def remove_named(job: Job, patterns: Sequence[str]) -> list[str]:
@@ -50,7 +51,7 @@ def refuse_unmounted(folders: Sequence[Path], catalog: Catalog, found: Found) ->
     new = Counter((c.size, c.mtime_ns) for c in candidates)
     count = (gone - new).total()
     if 2 * count > len(known):
-        names = ", ".join(map(str, folders))
+        names = ", ".join(map(spelled, folders))
         raise VesearchError(
             f"{count} of the {len(known)} known files below {names} are gone: is a disk not "
             "mounted? Nothing was forgotten; --sync --force forgets them"
@@ -64,7 +65,7 @@ def matching(patterns: Sequence[str], catalog: Catalog) -> list[bytes]:
     """
     named: set[bytes] = set()
     for pattern in patterns:
-        own = _named(os.path.abspath(pattern), catalog)
+        own = _named(absolute(pattern), catalog)
         if not own:
             raise VesearchError(f"{pattern}: no file of the collection has this path")
         named |= own
@@ -73,7 +74,7 @@ def matching(patterns: Sequence[str], catalog: Catalog) -> list[bytes]:
 
 def _below(folders: Sequence[Path], catalog: Catalog) -> dict[bytes, Place]:
     """Return the known paths below folders."""
-    roots = (os.fsencode(os.path.abspath(folder)) for folder in folders)
+    roots = (os.fsencode(absolute(folder)) for folder in folders)
     return {path: place for root in roots for path, place in catalog.known(root)}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from vesearch.errors import ImageError
+from vesearch.errors import ImageError, ObjectStoreError
 from vesearch.job import Job
 from vesearch.records import Frame, Int64
 from vesearch.store import log
@@ -61,6 +61,8 @@ class Rereader:
         for path in sorted(self.catalog.paths_of(image_id)):
             try:
                 frame = self._job.decoders.read(Path(os.fsdecode(path)))
+            except ObjectStoreError:  # nothing is known: it is not lost
+                raise
             except ImageError as err:
                 error = str(err)
                 continue

@@ -9,8 +9,10 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from vesearch.config import ScanSettings, names_in
+from vesearch.system import objects
 
 IGNORE_FILE = ".vesearchignore"
+_MOST_BYTES = 1 << 20  # of it, on an object store
 # what NAS, systems and photo programs leave beside photos: small copies of them, and what was
 # thrown away; docs/images.md says whose each is
 BUILT_IN = (
@@ -66,9 +68,11 @@ class Rules:
 
     def within(self, folder: Path) -> Rules:
         """Return the rules for a folder, its own file among them."""
+        file = folder / IGNORE_FILE
+        url = objects.url_of(file)
         try:
-            lines = (folder / IGNORE_FILE).read_text(encoding="utf-8").splitlines()
-            layer = _Layer.of(folder, lines)
+            data = file.read_bytes() if url is None else objects.read(url, _MOST_BYTES)
+            layer = _Layer.of(folder, data.decode().splitlines())
         except (OSError, ValueError):  # there is none, or it is none
             return self
         return Rules(self.settings, (*self.files, layer), self.built_in)

@@ -120,7 +120,7 @@ def current(store: Store) -> Path:
     try:
         name, _, crc = file.read_text(encoding="ascii", errors="replace").strip().partition(" ")
     except FileNotFoundError as err:
-        raise StoreMissingError(f"store {store.path} has no index yet; {_REBUILD}") from err
+        raise StoreMissingError(f"store {store.name} has no index yet; {_REBUILD}") from err
     except OSError as err:
         raise StoreError(f"cannot read {file}: {err.strerror}") from err
     if not name.isdigit() or crc not in ("", _crc(name)):  # earlier versions wrote the name alone

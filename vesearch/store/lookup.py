@@ -25,6 +25,7 @@ from vesearch.store.catalog_rows import (
 )
 from vesearch.store.database import Database, Row
 from vesearch.store.rows import RANKS, STRIDE
+from vesearch.system.objects import spelled
 
 
 class Named:
@@ -36,7 +37,7 @@ class Named:
     def __init__(self, pattern: str) -> None:
         self._parts = Path(pattern).parts
         plain = takewhile(lambda part: not set(part) & set("*?["), self._parts)
-        self.root = os.fsencode(Path(*plain))  # all that it names is at or below it
+        self.root = os.fsencode(spelled(Path(*plain)))  # all that it names is at or below it
 
     def fits(self, path: bytes) -> bool:
         """Tell whether it names a path itself."""

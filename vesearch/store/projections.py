@@ -24,7 +24,7 @@ def path_of(store: Store) -> Path:
 def load(store: Store) -> Projection:
     """Read the collection's projection. Raises StoreMissingError saying how to make it."""
     if not path_of(store).exists():
-        raise StoreMissingError(f"store {store.path} has no index yet; run: vesearch build-index")
+        raise StoreMissingError(f"store {store.name} has no index yet; run: vesearch build-index")
     return load_from(store, path_of(store))
 
 

@@ -41,13 +41,26 @@ class Store:
     """
 
     def __init__(self, path: Path, *, index_server: str = "") -> None:
-        self.path = path
+        self._folder = path
         self.index_server = index_server
         self.held: dict[str, object] | None = None
         self._lock = Lock(path / "lock")
         self._changes: list[int] = []  # the generation to come, while tables are being changed
 
     # --- life ---------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """The folder that holds it."""
+        return self._folder
+
+    @property
+    def name(self) -> str:
+        """What its user calls it."""
+        return str(self._folder)
+
+    def refresh(self) -> None:
+        """Let it be as it is now, where what is read is a copy."""
 
     def exists(self) -> bool:
         """Tell whether the store has been created."""
@@ -64,15 +77,15 @@ class Store:
             if self.has_any("images"):
                 raise StoreDamagedError(f"{file} is missing; {REPAIR}") from err
             if self.path.is_dir() and any(self.path.iterdir()):
-                raise StoreMissingError(f"{self.path} {_NOT_OURS}; {hint}") from err
-            raise StoreMissingError(f"no store at {self.path}; {hint}") from err
+                raise StoreMissingError(f"{self.name} {_NOT_OURS}; {hint}") from err
+            raise StoreMissingError(f"no store at {self.name}; {hint}") from err
         except OSError as err:
             raise StoreError(f"cannot read {file}: {err.strerror}") from err
         except (ValueError, KeyError, TypeError) as err:
             raise StoreDamagedError(f"{file} cannot be read: {err}; {REPAIR}") from err
         if schema != sealed.SCHEMA:
             raise StoreMismatchError(
-                f"{self.path} has store format {schema}, this vesearch reads format {sealed.SCHEMA}"
+                f"{self.name} has store format {schema}, this vesearch reads format {sealed.SCHEMA}"
             )
         return settings
 
@@ -85,7 +98,7 @@ class Store:
         try:
             write_json(self.path / "store.json", document)
         except OSError as err:
-            raise StoreError(f"cannot write to store {self.path}: {err.strerror}") from err
+            raise StoreError(f"cannot write to store {self.name}: {err.strerror}") from err
 
     def refuse_other(
         self,
@@ -102,7 +115,7 @@ class Store:
         for key in sorted((made_with.keys() | settings.keys()) - set(ignoring)):
             if made_with.get(key) != settings.get(key):
                 raise StoreMismatchError(
-                    f"store {self.path} was made with {key}={made_with.get(key)}, "
+                    f"store {self.name} was made with {key}={made_with.get(key)}, "
                     f"not {settings.get(key)}: use that, or another --store"
                 )
 
@@ -130,7 +143,7 @@ class Store:
         """Raise StoreError for a folder with someone else's files: nothing is swept there."""
         ours = self.exists() or self.has_any("images")  # settings may be lost, and are repaired
         if not ours and self.path.is_dir() and any(_visible(self.path)):
-            raise StoreError(f"{self.path} {_NOT_OURS}, and it is not empty")
+            raise StoreError(f"{self.name} {_NOT_OURS}, and it is not empty")
 
     def _sweep(self) -> None:
         """Remove what killed writers left half-written."""
@@ -263,7 +276,7 @@ class Store:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / _GENERATION, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as err:
-            raise StoreError(f"cannot write to store {self.path}: {err.strerror}") from err
+            raise StoreError(f"cannot write to store {self.name}: {err.strerror}") from err
         try:
             count = _counted(os.pread(handle, 64, 0))
             # where the count was lost, not from 0: it would come upon numbers that meant others

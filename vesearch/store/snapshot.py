@@ -271,6 +271,7 @@ class Snapshots:
         Raises StoreError, and what made_with raises.
         """
         with self._lock:
+            self._store.refresh()
             if self._last is None or not self._last.is_current():
                 self._last = Snapshot.open(self._store, self._made_with, self._last)
             return self._last

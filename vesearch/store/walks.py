@@ -64,7 +64,7 @@ def note(store: Store, roots: Iterable[str], folders: Mapping[str, Passed]) -> N
     try:
         write_json(store.path / _FILE, {"folders": {name: _dict(now[name]) for name in now}})
     except OSError as err:
-        raise StoreError(f"cannot write to store {store.path}: {err.strerror}") from err
+        raise StoreError(f"cannot write to store {store.name}: {err.strerror}") from err
 
 
 def passed_over(store: Store) -> Passed:

@@ -1,4 +1,4 @@
-"""The operating system's edges: files, signals, descriptors, threads, the terminal.
+"""The operating system's edges, and those of object stores: files, signals, threads, the terminal.
 
 Nothing here knows what vesearch does.
 """

@@ -23,6 +23,11 @@ def crc32(path: Path) -> int:
     return value
 
 
+def digest_of_bytes(data: bytes) -> str:
+    """Return what tells a file's bytes from others (BLAKE2b, 128 bits), in hex."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def fingerprint_of(*parts: object) -> str:
     """Return a short hex digest of JSON-able parts, such as settings."""
     text = json.dumps(parts, sort_keys=True)

@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vesearch.errors import ObjectStoreError
+from vesearch.system import objects
+
 TEMP_PREFIX = ".tmp-"
 _SEAL = "crc32"
 
@@ -107,10 +110,13 @@ def remove(path: Path) -> None:
 def is_gone(path: bytes | Path) -> bool:
     """Tell whether a file is no longer there; one that merely cannot be reached is not gone."""
     try:
-        os.lstat(path)
+        if objects.is_url(path):
+            objects.look_of(path)
+        else:
+            os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return True
-    except OSError:
+    except (OSError, ObjectStoreError):
         return False
     return False
 

@@ -69,7 +69,7 @@ def read_crops(job: Job, limit: int, *, seed: int) -> Crops:
     found = np.concatenate(photos)
     if len(np.unique(found)) < 2:
         raise ConfigError(
-            f"store {store.path} has entities of {len(np.unique(found))} photos: there is nothing "
+            f"store {store.name} has entities of {len(np.unique(found))} photos: there is nothing "
             "to tell apart; run: vesearch ingest FOLDER"
         )
     return Crops(size, tuple(crops), found, np.concatenate(embeddings))

@@ -1,11 +1,16 @@
-"""Send photos as one ZIP file, without ever holding more than a piece of one."""
+"""Send photos as one ZIP file, without ever holding more than a piece of one, or one object."""
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from vesearch.errors import ObjectStoreError
+from vesearch.system.objects import read, url_of
 
 _PIECE = 1 << 18
 
@@ -41,8 +46,8 @@ def zipped(photos: Iterable[Path]) -> Iterator[bytes]:
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as made:
         for number, photo in enumerate(photos, 1):
             try:
-                source = photo.open("rb")
-            except OSError:
+                source = _opened(photo)
+            except (OSError, ObjectStoreError):
                 continue
             name = f"{number:02}-{_harmless(photo.name)}"
             with source, made.open(zipfile.ZipInfo(name), "w", force_zip64=True) as target:
@@ -50,6 +55,11 @@ def zipped(photos: Iterable[Path]) -> Iterator[bytes]:
                     target.write(piece)
                     yield pipe.read()
     yield pipe.read()
+
+
+def _opened(photo: Path) -> BinaryIO:
+    url = url_of(photo)
+    return photo.open("rb") if url is None else io.BytesIO(read(url, None))
 
 
 def _harmless(name: str) -> str:
