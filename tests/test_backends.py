@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from tests import servers
 from tests.colours import Colours, about, draw, draw_seven, settings
 from tests.photos import collect
+from tests.served import client_of
 from tests.test_indexes import clustered, empty, every_remote
 from vesearch import pipeline
 from vesearch.care import compact
@@ -164,7 +165,11 @@ def test_a_server_that_is_killed_comes_back_with_all_it_acknowledged(
     config = coloured(name, own_server.address)
     searcher, question = Searcher(config), about(tmp_path / "photos" / "a.png", include_self=True)
     assert len(searcher.answer(question).matches) == 7
+    page, entity = client_of(config), {"positives": [{"entity_id": 0}], "min_confidence": 0}
+    assert page.post("/api/search", json=entity).status_code == 200
     own_server.kill()
+    gone = page.post("/api/search", json=entity)
+    assert gone.status_code == 503 and str(own_server.port) not in gone.text
     with pytest.raises(IndexServerError, match="does not answer") as refused:
         searcher.answer(question)
     assert "\n" not in str(refused.value)
@@ -176,6 +181,7 @@ def test_a_server_that_is_killed_comes_back_with_all_it_acknowledged(
     assert "Traceback" not in asked.output
     own_server.start()
     assert len(searcher.answer(question).matches) == 7
+    assert page.post("/api/search", json=entity).status_code == 200
     assert pipeline.ingest(config, [tmp_path / "photos"], index=True).built == "updated"
     assert len(searcher.answer(question).matches) == 8
 

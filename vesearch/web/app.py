@@ -22,6 +22,7 @@ from vesearch.config import Config
 from vesearch.errors import (
     ConfigError,
     ImageError,
+    IndexServerError,
     MissingPackageError,
     ModelError,
     StoreError,
@@ -242,6 +243,8 @@ def _tell_errors(app: FastAPI) -> None:
         _on(app, kind, answer)
     _on(app, VesearchError, lambda err: _told(_code_of(err), str(err)))
     _on(app, MissingError, lambda err: _told(404, str(err)))
+    # the error says where the server is, which is nobody's business here
+    _on(app, IndexServerError, lambda _: _told(503, "the index cannot be asked just now"))
     _on(app, StoreMissingError, lambda err: _told(503, str(err)))
     for kind in (StoreError, ModelError, ConfigError, UnknownNameError, MissingPackageError):
         _on(app, kind, lambda err: _told(500, str(err)))  # no fault of who asks
