@@ -15,11 +15,12 @@ from tests import documents
 from vesearch.cli.main import main
 from vesearch.detectors import DETECTORS
 from vesearch.embedders import EMBEDDERS
+from vesearch.executors import EXECUTORS
 from vesearch.indexes import INDEXES
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")))
-REGISTRIES = (DETECTORS, EMBEDDERS, INDEXES)
+REGISTRIES = (DETECTORS, EMBEDDERS, INDEXES, EXECUTORS)
 every_document = pytest.mark.parametrize("document", DOCUMENTS)
 
 

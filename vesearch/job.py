@@ -103,10 +103,28 @@ class Job:
         return str(made_with.get(f"{section}.precision", _PRECISIONS[section] or asked))
 
     def resolved(self) -> Config:
-        """Return the settings for a process elsewhere, which need not have the store."""
-        detect = replace(self.config.detect, precision=self._precision("detect"))
-        embed = replace(self.config.embed, precision=self._precision("embed"))
+        """Return the settings for a process elsewhere, which need not have the store.
+
+        The precision is that in which the models compute here, whatever suits a processor there.
+        """
+        detect, embed = self.config.detect, self.config.embed
+        detect = replace(detect, model=_absolute(detect.model), weights=_absolute(detect.weights))
+        detect = replace(detect, precision=self._computed_in("detect"))
+        weights = _absolute(embed.weights)
+        embed = replace(embed, weights=weights, precision=self._computed_in("embed"))
         return replace(self.config, detect=detect, embed=embed)
+
+    def models(self) -> dict[str, str]:
+        """Return what a process elsewhere must have, too: digests, and precisions."""
+        digests = (self.detector.weights_digest, self.embedder.weights_digest)
+        return dict(zip(_DIGESTS, digests, strict=True)) | {
+            "detect.precision": self._computed_in("detect"),
+            "embed.precision": self._computed_in("embed"),
+        }
+
+    def _computed_in(self, section: Section) -> str:
+        model = self.detector if section == "detect" else self.embedder
+        return str(getattr(model, "computes_in", None) or self._precision(section))
 
     def batch_size(self, section: Section) -> int:
         """Return how many images or crops go through a network at once; 0 is what fits it."""
