@@ -109,22 +109,21 @@ class Job:
         """
         detect, embed = self.config.detect, self.config.embed
         detect = replace(detect, model=_absolute(detect.model), weights=_absolute(detect.weights))
-        detect = replace(detect, precision=self._computed_in("detect"))
+        precision = getattr(self.detector, "computes_in", detect.precision)
+        detect = replace(detect, precision=precision)
         weights = _absolute(embed.weights)
-        embed = replace(embed, weights=weights, precision=self._computed_in("embed"))
+        embed = replace(embed, weights=weights, precision=self.embedder.computes_in)
         return replace(self.config, detect=detect, embed=embed)
 
     def models(self) -> dict[str, str]:
         """Return what a process elsewhere must have, too: digests, and precisions."""
-        digests = (self.detector.weights_digest, self.embedder.weights_digest)
-        return dict(zip(_DIGESTS, digests, strict=True)) | {
-            "detect.precision": self._computed_in("detect"),
-            "embed.precision": self._computed_in("embed"),
+        detector, embedder = self.detector, self.embedder
+        return {
+            "detect.weights_digest": detector.weights_digest,
+            "embed.weights_digest": embedder.weights_digest,
+            "detect.precision": getattr(detector, "computes_in", "any"),
+            "embed.precision": embedder.computes_in,
         }
-
-    def _computed_in(self, section: Section) -> str:
-        model = self.detector if section == "detect" else self.embedder
-        return str(getattr(model, "computes_in", None) or self._precision(section))
 
     def batch_size(self, section: Section) -> int:
         """Return how many images or crops go through a network at once; 0 is what fits it."""

@@ -28,7 +28,8 @@ from vesearch.work import Contents, Tables, Work
 try:
     import ray
     from ray._private import ray_constants
-    from ray.exceptions import RayError, RayTaskError
+    from ray._private import worker as ray_worker
+    from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as err:
     raise MissingPackageError("run.executor ray needs Ray: pip install 'vesearch[ray]'") from err
@@ -79,7 +80,8 @@ def _connected() -> Iterator[None]:
         yield
         return
     verbose = log.isEnabledFor(logging.DEBUG)
-    quiet = {"log_to_driver": verbose, "logging_level": "INFO" if verbose else "ERROR"}
+    quiet = {"log_to_driver": verbose, "logging_level": "INFO" if verbose else "CRITICAL"}
+    printed, ray_worker.print_to_stdstream = ray_worker.print_to_stdstream, _printed
     with TemporaryDirectory(prefix="vesearch-ray-", dir="/tmp", ignore_cleanup_errors=True) as own:
         try:
             with _signals_as_they_were():
@@ -91,6 +93,13 @@ def _connected() -> Iterator[None]:
         finally:
             with _signals_as_they_were():
                 ray.shutdown()
+            ray_worker.print_to_stdstream = printed
+
+
+def _printed(data: dict[str, Any], **_: object) -> None:
+    """Take what Ray would print on stdout, where results go, whatever it was told: -v shows it."""
+    for line in data["lines"]:
+        log.debug("Ray (%s): %s", data["pid"], one_line(line))
 
 
 def _start(folder: str, **quiet: Any) -> None:
@@ -99,6 +108,8 @@ def _start(folder: str, **quiet: Any) -> None:
     folder: for its logs and sockets, whose names must be short.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # after a kill Ray's agents say farewell to a server that is gone, for a minute
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     # as it is on macOS: else Ray turns 127.0.0.1 into an address that others can reach
     ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(
@@ -299,4 +310,10 @@ def _cause(err: RayError) -> str:
     """Say in words how a worker was lost."""
     if isinstance(err, RayTaskError):
         return f"failed: {one_line(f'{type(err.cause).__name__}: {err.cause}')}"
-    return f"was lost: {one_line(str(err))}"
+    log.debug("%s", err)
+    text = str(err)
+    if isinstance(err, OutOfMemoryError) or "NODE_OUT_OF_MEMORY" in text:
+        return "was ended: the machine ran out of memory"
+    if "node has died" in text:
+        return "was lost with the machine"
+    return f"died ({type(err).__name__}; -v shows more)"
