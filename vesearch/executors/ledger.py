@@ -90,12 +90,14 @@ class Ledger:
         """Note why nothing more can be done; the first reason counts."""
         self._error = self._error or error
 
-    def finished(self) -> Iterator[Tables]:
-        """Yield the tables whose turn it is."""
-        while self._open and self._open[0].tables is not None:
-            tables = self._open.popleft().tables
-            assert tables is not None
-            yield tables
+    @property
+    def has_finished(self) -> bool:
+        """Tell whether there are tables whose turn it is."""
+        return bool(self._open) and self._open[0].tables is not None
+
+    def finished(self) -> Tables | None:
+        """Hand the tables on whose turn it is, if they are there."""
+        return self._open.popleft().tables if self.has_finished else None
 
     def is_over(self, *, under_way: bool) -> bool:
         """Tell whether nothing is left to wait for; under_way: whether anybody works on a shard.

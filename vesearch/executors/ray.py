@@ -63,12 +63,14 @@ class Ray:
             crew = _Crew(work, ledger, self._workers)
             try:
                 while True:
-                    yield from ledger.finished()
-                    if ledger.is_over(under_way=crew.is_working()):
+                    tables = ledger.finished()
+                    if tables is not None:
+                        yield tables
+                    elif ledger.is_over(under_way=crew.is_working()):
                         return
                     crew.fill()
+                    crew.wait(0 if ledger.has_finished else _TICK_S)
                     crew.assign()
-                    crew.wait()
             finally:
                 crew.end()
 
@@ -168,7 +170,8 @@ class _Crew:
         self._sent: dict[str, Any] = {}  # an order, by device
         self._looked = -_TICK_S
         self._last_seen = time.monotonic()
-        self._reason = "none has room for a worker"
+        wanted = "a GPU" if work.device.startswith("cuda") else "cores"
+        self._reason = f"none has {wanted} for a worker"
 
     def is_working(self) -> bool:
         """Tell whether anybody works on a shard."""
@@ -206,13 +209,14 @@ class _Crew:
             else:
                 self._ledger.done(shard, self._work(()))
 
-    def wait(self) -> None:
-        """Take what has come; wait a moment for it."""
+    def wait(self, timeout_s: float) -> None:
+        """Take what has come; wait for the first."""
         awaited = {m.awaited: m for m in self._members if m.awaited is not None}
-        if not awaited:
-            time.sleep(_TICK_S / 10)
+        if not awaited:  # all were lost: it is looked for others soon
+            time.sleep(min(timeout_s, 0.05))
             return
-        come, _ = ray.wait(list(awaited), num_returns=1, timeout=_TICK_S)
+        ray.wait(list(awaited), num_returns=1, timeout=timeout_s)
+        come, _ = ray.wait(list(awaited), num_returns=len(awaited), timeout=0)
         for ref in come:
             member = awaited[ref]
             try:
@@ -273,6 +277,8 @@ class _Crew:
             self._ledger.lost(member.shard, self._reason)
         else:
             self._failed[member.slot] = self._failed.get(member.slot, 0) + 1
+            if self._failed[member.slot] == TRIES:
+                log.warning("%s; it is not tried again", self._reason)
 
     def _hear(self) -> None:
         """Tell how far shards are; whoever has not answered is not waited for."""
@@ -314,6 +320,8 @@ def _cause(err: RayError) -> str:
     text = str(err)
     if isinstance(err, OutOfMemoryError) or "NODE_OUT_OF_MEMORY" in text:
         return "was ended: the machine ran out of memory"
+    if "creation task" in text:  # vesearch is not there, say; the last line has what it was
+        return f"did not start: {one_line(text.strip().splitlines()[-1])}"
     if "node has died" in text:
         return "was lost with the machine"
     return f"died ({type(err).__name__}; -v shows more)"
