@@ -231,6 +231,37 @@ def test_a_worker_with_other_weights_is_refused(
     assert not is_committed(there)
 
 
+def test_a_machine_that_cannot_see_the_photos_is_named(
+    photos: Path, there: Config, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its share is not mounted: here, a mount of its own covers the photos."""
+    import ray
+
+    if subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("may not mount")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    cluster = cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    start = f"exec {sys.executable} -m ray.scripts.scripts start --block --num-cpus=1"
+    script = f"mount -t tmpfs none {photos} && {start} --address={cluster.address}"
+    node = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=subprocess.DEVNULL)
+    try:
+        ray.init(log_to_driver=False)
+        until(lambda: sum(one["Alive"] for one in ray.nodes()) == 2)
+        ray.shutdown()
+        with pytest.raises(
+            VesearchError, match=r"cannot open .*\.png, which is there on this mach"
+        ):
+            pipeline.ingest(there, [photos])
+        assert not is_committed(there)
+    finally:
+        node.terminate()
+        node.wait()
+        cluster.shutdown()
+
+
 def addresses(owners: list[int]) -> set[str]:
     """Return the addresses at which processes listen for TCP."""
     inodes = set()
