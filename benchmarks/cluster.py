@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.engines import ingest, measured
 from benchmarks.speed import photos_of, variants
 from vesearch import pipeline
-from vesearch.config import load_config
+from vesearch.config import RunSettings, load_config
 from vesearch.job import Job
 from vesearch.networks import devices
 from vesearch.stages import contents
@@ -157,7 +157,8 @@ def main() -> None:
     print(f"{part.table_bytes / 1e3:.0f} KB of tables, {part.photo_bytes / 1e3:.0f} KB as a file,")
     print(f"{part.hash_s * 1e3:.2f} ms to hash: {part.photo_bytes / 1e6 / part.hash_s:.0f} MB/s")
     large = given.photo_mb * 1e6
-    hash_s = part.hash_s * large / part.photo_bytes
+    threads = RunSettings().workers  # as many hash
+    hash_s = part.hash_s * large / part.photo_bytes / threads
     thought = Parts(part.work_s, hash_s, part.commit_s, part.table_bytes, large)
     print(f"\nphotos of {given.photo_mb:g} MB, a link of {given.gbit:g} Gbit/s, shards of 256")
     print("| workers | photos/s | of ideal | limited by |\n|---|---|---|---|")
