@@ -36,6 +36,8 @@ except ImportError as err:
 
 log = logging.getLogger("vesearch")
 _TICK_S = 1.0  # how often it is asked how far everybody is, and who is there
+# after a kill Ray's agents say farewell to a server that is gone, for a minute
+_OWN = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
 _PATIENCE_S = 300.0  # that all workers may be waited for: a cluster may be busy with other things
 
 
@@ -109,19 +111,24 @@ def _start(folder: str, **quiet: Any) -> None:
 
     folder: for its logs and sockets, whose names must be short.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # after a kill Ray's agents say farewell to a server that is gone, for a minute
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    before, clusters = os.environ.copy(), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ |= _OWN
     # as it is on macOS: else Ray turns 127.0.0.1 into an address that others can reach
     ray_constants.ENABLE_RAY_CLUSTER = False
-    ray.init(
-        "local",
-        num_cpus=cores(),
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        _temp_dir=folder,
-        **quiet,
-    )
+    try:
+        ray.init(
+            "local",
+            num_cpus=cores(),
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+            **quiet,
+        )
+    finally:  # another cluster may come after this one
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        for name in _OWN:
+            os.environ.pop(name)
+        os.environ |= before
 
 
 @contextmanager
