@@ -38,7 +38,8 @@ MAY = {
     "job": {"config", "detectors", "embedders", "networks", "photos", "store", *_BASE},
     "stages": {"confidence", "describe", "detectors", "indexes", "photos", "projection", *_JOB},
     "work": {"describe", "stages", *_JOB},
-    "pipeline": {"networks", "registry", "stages", "work", *_JOB},
+    "executors": {"registry", "work", *_BASE},
+    "pipeline": {"executors", "networks", "registry", "stages", "work", *_JOB},
     "alike": {"store", *_BASE},
     "search": {
         "alike",
@@ -90,6 +91,7 @@ MAY["__main__"] = {"cli"}
 OWNERS = {
     "torch": {"checkpoints", "detectors", "embedders", "engines", "networks", "training"},
     "openvino": {"engines"},
+    "ray": {"executors/ray.py"},
     "torchvision": {"detectors", "training"},
     "timm": {"networks/lite0.py", "networks/padding.py", "embedders/timm.py"},
     "detectron2": {"detectors/detectron2.py", "detectors/detectron2_model.py"},

@@ -7,11 +7,14 @@ import pytest
 from vesearch.detectors import DETECTORS
 from vesearch.embedders import EMBEDDERS
 from vesearch.errors import ConfigError, UnknownNameError
+from vesearch.executors import EXECUTORS
 from vesearch.indexes import INDEXES
 from vesearch.registry import Registry
 
 
-@pytest.mark.parametrize("registry", [DETECTORS, EMBEDDERS, INDEXES], ids=lambda r: r.kind)
+@pytest.mark.parametrize(
+    "registry", [DETECTORS, EMBEDDERS, INDEXES, EXECUTORS], ids=lambda r: r.kind
+)
 def test_every_entry_can_be_created_and_described(registry: Registry) -> None:
     for name, description in registry.describe().items():
         assert registry.create(name) is not None

@@ -158,6 +158,8 @@ class RunSettings:
     store: str = setting("./vesearch-store")
     device: str = setting("auto")
     engine: str = setting("auto", choices=("auto", "torch", "openvino"))
+    executor: str = setting("here")
+    actors: int = setting(0, low=0, high=100_000)
     shard_size: int = setting(256, low=1, high=5_000)
     workers: int = setting(2, low=1, high=64)
 

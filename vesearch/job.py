@@ -103,10 +103,27 @@ class Job:
         return str(made_with.get(f"{section}.precision", _PRECISIONS[section] or asked))
 
     def resolved(self) -> Config:
-        """Return the settings for a process elsewhere, which need not have the store."""
-        detect = replace(self.config.detect, precision=self._precision("detect"))
-        embed = replace(self.config.embed, precision=self._precision("embed"))
+        """Return the settings for a process elsewhere, which need not have the store.
+
+        The precision is that in which the models compute here, whatever suits a processor there.
+        """
+        detect, embed = self.config.detect, self.config.embed
+        detect = replace(detect, model=_absolute(detect.model), weights=_absolute(detect.weights))
+        precision = getattr(self.detector, "computes_in", detect.precision)
+        detect = replace(detect, precision=precision)
+        weights = _absolute(embed.weights)
+        embed = replace(embed, weights=weights, precision=self.embedder.computes_in)
         return replace(self.config, detect=detect, embed=embed)
+
+    def models(self) -> dict[str, str]:
+        """Return what a process elsewhere must have, too: digests, and precisions."""
+        detector, embedder = self.detector, self.embedder
+        return {
+            "detect.weights_digest": detector.weights_digest,
+            "embed.weights_digest": embedder.weights_digest,
+            "detect.precision": getattr(detector, "computes_in", "any"),
+            "embed.precision": embedder.computes_in,
+        }
 
     def batch_size(self, section: Section) -> int:
         """Return how many images or crops go through a network at once; 0 is what fits it."""

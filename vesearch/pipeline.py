@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from vesearch.config import Config, read_yaml_mapping, shipped
 from vesearch.errors import ConfigError
+from vesearch.executors import EXECUTORS, Executor
 from vesearch.job import Job
 from vesearch.networks import devices
 from vesearch.records import Skipped
@@ -30,14 +31,14 @@ from vesearch.stages import (
     scan,
 )
 from vesearch.stages.build_index import Outcome
-from vesearch.stages.contents import Content, Hashed
+from vesearch.stages.contents import Hashed
 from vesearch.stages.walking import Found, find_files
 from vesearch.store import builds, log, walks
 from vesearch.store.catalog import Catalog
 from vesearch.store.walks import Passed
 from vesearch.system.progress import bar
 from vesearch.system.threads import cores
-from vesearch.work import Executor, Here, Tables, Work
+from vesearch.work import Contents, Tables, Work
 
 STAGES = ("scan", "detect", "crop", "embed", "fit-pca", "build-ngt")
 _INGEST = STAGES[:4]
@@ -90,7 +91,7 @@ def ingest(
     sync: whether files that vanished from the folders are forgotten: "careful" refuses when more
         than half of them would be, "forced" does not.
     index: whether the index is built, too.
-    executor: where shards are described; None: in this process.
+    executor: where shards are described; None: as run.executor says.
     Raises VesearchError for folders without images, a locked store or other settings.
     """
     stages = STAGES if index else _INGEST
@@ -110,6 +111,9 @@ def run_stages(
     began, summary = time.perf_counter(), Summary(config.run.store)
     job = Job(config, at_once=cores())
     devices.validate(config.run.device)
+    executor = executor or EXECUTORS.create(
+        config.run.executor, offered={"workers": config.run.actors}
+    )
     found = None
     if "scan" not in stages:
         job.store.settings()  # there must be a store
@@ -120,7 +124,7 @@ def run_stages(
     with job.store.lock():
         job.open_for_writing()
         if set(_INGEST) <= set(stages):
-            found = _stream(job, folders, summary, sync, found, executor or Here())
+            found = _stream(job, folders, summary, sync, found, executor)
         else:
             found = _single_stages(job, stages, folders, summary, found)
         if "fit-pca" in stages:
@@ -240,10 +244,10 @@ def _describe_new(
         progress.update(count)
         job.store.tell(done, total)
 
-    plans: deque[tuple[list[Hashed], tuple[Content, ...]]] = deque()
+    plans: deque[tuple[list[Hashed], Contents]] = deque()
     under_way: set[str] = set()
 
-    def tasks() -> Iterator[tuple[Content, ...]]:
+    def tasks() -> Iterator[Contents]:
         for files in contents.hashed(job, found.candidates):
             new = contents.new_contents(files, catalog, under_way)
             under_way.update(content.digest for content in new)
@@ -251,8 +255,8 @@ def _describe_new(
             on_done(len(files) - len(new))  # copies, and what cannot be read: done with
             yield new
 
-    with progress:
-        for tables in executor.map(Work(job, on_done), tasks()):
+    with progress, contextlib.closing(executor.map(Work(job, on_done), tasks())) as described:
+        for tables in described:
             files, new = plans.popleft()
             under_way.difference_update(content.digest for content in new)
             shard_log = log.ShardLog(log.next_shard(job.store), catalog)

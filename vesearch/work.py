@@ -1,20 +1,21 @@
 """A shard's work as a value: contents in, tables out; it touches no log and no store.
 
 So it runs wherever the photos can be read. One coordinator, in pipeline, tells what is new, gives
-ids and commits; an executor maps this over shards.
+ids and commits; an executor (executors/) maps this over shards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from vesearch.config import Config
 from vesearch.describe import cut_crops, embed_crops, find_entities
+from vesearch.errors import ModelError
 from vesearch.job import Job
 from vesearch.records import Crop, Frame
 from vesearch.stages.contents import Content, Looked, decoded_ahead
@@ -23,8 +24,7 @@ from vesearch.store.rows import CropRows, EmbeddingRows, EntityRows
 from vesearch.system.ahead import ahead, batched
 from vesearch.system.threads import cores, one_for_products
 
-T = TypeVar("T")
-U = TypeVar("U")
+Contents = tuple[Content, ...]  # a task: what is new in a shard, each once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,25 +47,32 @@ class Tables:
         return replace(self, entities=replace(self.entities, image_ids=image_ids))
 
 
-class Executor(Protocol):
-    """Where work is done."""
+@dataclass(frozen=True)
+class Order:
+    """Work for another process: its settings, and what the models there must be.
 
-    def map(self, work: Callable[[T], U], tasks: Iterable[T], /) -> Iterator[U]:
-        """Yield work(task) in the order of the tasks."""
+    models: as Job.models() tells of them here.
+    """
 
+    config: Config
+    models: tuple[tuple[str, str], ...]
 
-class Here:
-    """Work in this process, a shard at a time: its stages overlap, and fill the cores."""
+    def work(self, on_done: Callable[[int], object] | None = None) -> Work:
+        """Return this process's work by these settings; its models are made once.
 
-    def map(self, work: Callable[[T], U], tasks: Iterable[T], /) -> Iterator[U]:
-        """Yield work(task), each begun when it is asked for."""
-        return map(work, tasks)
+        Raises ModelError, also where they are others than those that are asked for.
+        """
+        if self not in _KEPT:
+            job = Job(self.config, at_once=cores())
+            _refuse_others(dict(self.models), job.models())
+            _KEPT[self] = job
+        return Work(_KEPT[self], on_done)
 
 
 class Work:
     """Describe the contents of a shard with a job's models.
 
-    It may be sent to another process, as its settings: models are made there, once.
+    It may be sent to another process, as its order: models are made there, once.
     on_done: called with how many contents were done since; it is not sent.
     """
 
@@ -73,8 +80,25 @@ class Work:
         self._job = job
         self._on_done = on_done
 
-    def __reduce__(self) -> tuple[Callable[[Config], Work], tuple[Config]]:
-        return _sent, (self._job.resolved(),)
+    def __reduce__(self) -> tuple[Callable[[Order], Work], tuple[Order]]:
+        return Order.work, (self.order(),)
+
+    @property
+    def device(self) -> str:
+        """The --device value that it was asked for with."""
+        return self._job.config.run.device
+
+    def order(self, device: str | None = None) -> Order:
+        """Return what another process needs to do this; device: its own, if it is another."""
+        config = self._job.resolved()
+        if device is not None:
+            config = replace(config, run=replace(config.run, device=device))
+        return Order(config, tuple(sorted(self._job.models().items())))
+
+    def tell(self, done: int) -> None:
+        """Note that so many more contents are done."""
+        if self._on_done is not None:
+            self._on_done(done)
 
     def __call__(self, contents: Sequence[Content]) -> Tables:
         """Detect and crop one batch while the crops of the batch before are embedded."""
@@ -96,7 +120,7 @@ class Work:
                 whole.images.extend(batch.images)
                 whole.crops.extend(batch.crops)
                 embeddings.append(embed_crops(job.embedder, batch.crops, job.config.crop.size))
-                self._tell(len(batch.images))
+                self.tell(len(batch.images))
         entities, embedded = to_rows(whole.images), EmbeddingRows(np.concatenate(embeddings))
         return Tables(tuple(looked), entities, CropRows.of(whole.crops), embedded)
 
@@ -110,7 +134,7 @@ class Work:
             if frame is not None:
                 yield place, frame
             else:
-                self._tell(1)
+                self.tell(1)
 
     def _detect_and_cut(self, batch: Sequence[tuple[int, Frame]]) -> _Described:
         found = find_entities(self._job.detector, [frame for _, frame in batch])
@@ -120,10 +144,6 @@ class Work:
             made.crops.extend(cut_crops(frame, entities, self._job.config.crop))
         return made
 
-    def _tell(self, done: int) -> None:
-        if self._on_done is not None:
-            self._on_done(done)
-
 
 class _Described(NamedTuple):
     """A batch of images with their entities, and the crops of all of them."""
@@ -132,11 +152,13 @@ class _Described(NamedTuple):
     crops: list[Crop]
 
 
-_KEPT: dict[Config, Work] = {}
+_KEPT: dict[Order, Job] = {}
 
 
-def _sent(config: Config) -> Work:
-    """Return this process's work for these settings, so that models are made once."""
-    if config not in _KEPT:
-        _KEPT[config] = Work(Job(config, at_once=cores()))
-    return _KEPT[config]
+def _refuse_others(wanted: dict[str, str], own: dict[str, str]) -> None:
+    for key in sorted(wanted.keys() | own):
+        if wanted.get(key) != own.get(key):
+            raise ModelError(
+                f"{key} is {own.get(key)} there, and {wanted.get(key)} here: every machine needs "
+                "the same version of vesearch, packages and weights"
+            )
