@@ -40,6 +40,7 @@ from vesearch.records import Float32, Int64
 from vesearch.store.catalog import Catalog
 from vesearch.store.rows import RANKS, EmbeddingRows
 from vesearch.store.shards import Store
+from vesearch.system.quiet import quiet
 
 K, DIM = 10, 128
 FACTORS = (2, 4, 10)  # times K candidates are ordered anew
@@ -135,7 +136,8 @@ def made(method: str, fitted: Float32) -> Any:
     # signs are compared by how many differ, which faiss calls L2
     metric = faiss.METRIC_L2 if method.endswith("LSH") else faiss.METRIC_INNER_PRODUCT
     index = faiss.index_factory(fitted.shape[1], method, metric)
-    index.train(fitted)
+    with quiet():  # of few photos it warns of few points, a line a codebook
+        index.train(fitted)
     return index
 
 
