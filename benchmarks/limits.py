@@ -26,9 +26,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.index import processor
 from benchmarks.scale import _MEASURED, ENTITIES, Cost, Place, add_photos, command, make
-from benchmarks.timing import seconds
+from benchmarks.timing import processor, seconds
 from vesearch.store import builds
 from vesearch.store.catalog import FILE
 from vesearch.store.shards import Store
@@ -133,8 +132,8 @@ def line(name: str, small: Cost | Weight, large: Cost | Weight, sizes: tuple[int
     """Return a row: both figures, what a million more takes, and where the limits are passed."""
     millions = (sizes[1] - sizes[0]) / MILLION
     if isinstance(small, Weight) and isinstance(large, Weight):
-        more = replace(large, amount=(large.amount - small.amount) / millions)
-        return f"| {name} | {small} | {large} | {more} | |"
+        grown = replace(large, amount=(large.amount - small.amount) / millions)
+        return f"| {name} | {small} | {large} | {grown} | |"
     assert isinstance(small, Cost) and isinstance(large, Cost)
     passed, each = [], []
     limits = ((SECONDS, "an hour"), (MEMORY_MB, "16 GB"))

@@ -26,9 +26,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.index import mixture, processor
+from benchmarks.index import mixture
 from benchmarks.speed import ENTRY, variants
-from benchmarks.timing import seconds
+from benchmarks.timing import processor, seconds
 from vesearch.config import load_config
 from vesearch.indexes import INDEXES
 from vesearch.store import builds

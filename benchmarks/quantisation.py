@@ -30,8 +30,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.index import processor
 from benchmarks.speed import variants
+from benchmarks.timing import processor
 from vesearch import projection
 from vesearch.config import load_config
 from vesearch.pipeline import ingest

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from PIL import Image
 
 from benchmarks.plan import Rates, Search, Weighed, Wish, plan, table
+from tests.photos import SCIKIT_IMAGE, SCIKIT_LEARN, photo
+
+ROOT = Path(__file__).parent.parent
 
 STORE = Weighed(
     entities=1000,
@@ -46,3 +58,51 @@ def test_the_table_shows_money_only_for_prices() -> None:
     assert "| money a month, search, float32 | 365 | 1,095 |" in told
     assert "| money a month, disk | 0.18 | 180.00 |" in told
     assert "money" not in table(plans, Wish())
+
+
+def example() -> list[list[str]]:
+    """Return the words of the commands that docs/scale.md has for a laptop."""
+    text = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    section = text.partition("## A laptop")[2].partition("\n## ")[0]
+    lines = re.findall(r"^ {4}(\S.*)$", re.sub(r"\\\n\s*", "", section), re.M)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.fixture
+def laptop(tmp_path: Path) -> Path:
+    """A folder with a dozen photos, another one to ask about, and the benchmarks."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in SCIKIT_IMAGE[1:] + SCIKIT_LEARN:
+        shutil.copy(photo(name), photos / name)
+    for quarter in range(5):
+        turned = Image.open(photo("chelsea.png")).rotate(72 * quarter)
+        turned.save(photos / f"turned-{quarter}.jpg")
+    shutil.copy(photo("astronaut.png"), tmp_path / "img.jpg")
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    return tmp_path
+
+
+def test_the_laptops_example_runs_as_it_stands(laptop: Path) -> None:
+    """But for the detector: the one that costs nothing."""
+    commands = example()
+    assert [words[1] for words in commands if words[0] == "vesearch"][:2] == [
+        "ingest",
+        "build-index",
+    ]
+    said = ""
+    for words in commands:
+        program = {"vesearch": ["-m", "vesearch"], "python": []}[words[0]]
+        quick = ["--set", "detect.detector=whole"] if words[1] in ("ingest", "query") else []
+        done = subprocess.run(
+            [sys.executable, *program, *words[1:], *quick],
+            cwd=laptop,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
+        said += done.stdout
+    assert (laptop / "result.png").exists()
+    assert "| what | 100,000 entities |" in said
+    assert "bytes an entity on the disk: images" in said
