@@ -33,7 +33,7 @@ from vesearch.config import load_config
 from vesearch.indexes import INDEXES
 from vesearch.store import builds
 from vesearch.store.catalog import FILE, Catalog
-from vesearch.store.rows import ImageRows
+from vesearch.store.rows import CropRows, EmbeddingRows, EntityRows, ImageRows
 from vesearch.store.shards import Store
 
 TABLES = ("images", "entities", "crops", "embeddings", "vectors")
@@ -50,6 +50,7 @@ class Weighed:
     """What a real store takes: entities a photo, bytes of a photo, bytes an entity by table.
 
     index: bytes an entity of what a search of it holds in memory, or maps.
+    commit_s: seconds to write a photo's tables, which one process does for all machines.
     """
 
     entities: int
@@ -57,6 +58,7 @@ class Weighed:
     photo_bytes: float
     disk: Mapping[str, float]
     index: float
+    commit_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,8 @@ class Plan:
     photos_gb: float
     ingest_hours: float
     ingest_machines: int
+    commit_hours: float
     index_hours: float
-    index_machines: int
     disk_gb: float
     files_per_table: int
     search: Mapping[str, Search] = field(default_factory=dict)
@@ -119,7 +121,6 @@ def plan(
     """Return what so many entities take; memory: bytes an entity of each way to keep vectors."""
     photos = entities / store.entities_per_photo
     ingest = photos / rates.photos_per_s / 3600
-    index = entities / rates.vectors_per_s / 3600
     # one search keeps a core busy for so long, and every machine that holds a part of the vectors
     at_once = math.ceil(wish.queries_per_s * rates.query_ms / 1000 / wish.cores)
     search = {}
@@ -133,8 +134,8 @@ def plan(
         photos_gb=photos * store.photo_bytes / GB,
         ingest_hours=ingest,
         ingest_machines=math.ceil(ingest / wish.hours),
-        index_hours=index,
-        index_machines=math.ceil(index / wish.hours),
+        commit_hours=photos * store.commit_s / 3600,
+        index_hours=entities / rates.vectors_per_s / 3600,
         disk_gb=entities * sum(store.disk.values()) / GB,
         files_per_table=math.ceil(photos / shard_size),
         search=search,
@@ -148,6 +149,7 @@ def table(plans: Sequence[Plan], wish: Wish) -> str:
         "the photos themselves": [_size(p.photos_gb) for p in plans],
         "ingest, hours of one machine": [f"{p.ingest_hours:,.1f}" for p in plans],
         f"machines for it within {wish.hours:g} h": [f"{p.ingest_machines:,}" for p in plans],
+        "hours of the one process that commits": [f"{p.commit_hours:,.2f}" for p in plans],
         "index, hours of one machine": [f"{p.index_hours:,.2f}" for p in plans],
         "store on the disk": [_size(p.disk_gb) for p in plans],
         "files of a table": [f"{p.files_per_table:,}" for p in plans],
@@ -189,7 +191,23 @@ def read_store(path: Path) -> Weighed:
         photo_bytes=float(np.concatenate(sizes).mean()),
         disk=disk,
         index=_bytes(builds.current(store) / "backend") / entities,
+        commit_s=commit_seconds(store),
     )
+
+
+def commit_seconds(store: Store) -> float:
+    """Write the tables of a shard elsewhere, as an ingest does; return the seconds a photo."""
+    shard = max(store.shards("embeddings"), key=lambda n: store.counts(ImageRows, n)["images"])
+    tables = [store.read(kind, shard) for kind in (ImageRows, EntityRows, CropRows, EmbeddingRows)]
+    with tempfile.TemporaryDirectory(dir=store.path.parent) as temp:
+        copy = Store(Path(temp))
+
+        def commit() -> None:
+            for rows in tables:
+                copy.write(shard, rows, "")
+
+        took = seconds(commit, runs=3)
+    return took / store.counts(ImageRows, shard)["images"]
 
 
 def _bytes(folder: Path) -> int:

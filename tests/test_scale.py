@@ -24,6 +24,7 @@ STORE = Weighed(
     photo_bytes=100_000,
     disk={"crops": 15_000.0, "embeddings": 2_500.0, "vectors": 500.0},
     index=650,
+    commit_s=0.0018,
 )
 RATES = Rates(photos_per_s=5, vectors_per_s=2_500, query_ms=2)
 WAYS = {"float32": 650.0, "pq": 40.0}
@@ -37,7 +38,7 @@ def test_a_plan_computed_by_hand() -> None:
     assert found.ingest_hours == pytest.approx(555.56, abs=0.01)  # 2,000,000 s
     assert found.ingest_machines == 24  # 23.1
     assert found.index_hours == pytest.approx(11.11, abs=0.01)  # 40,000 s
-    assert found.index_machines == 1
+    assert found.commit_hours == pytest.approx(5)  # 18,000 s
     assert found.disk_gb == 1_800
     assert found.files_per_table == 39_063
     # 65 GB in parts of 24 GB are 3; 100 searches of 2 ms keep 0.2 cores busy of 8
