@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 import tempfile
 import time
@@ -41,22 +40,23 @@ from vesearch.store.catalog import Catalog
 from vesearch.store.rows import RANKS, EmbeddingRows
 from vesearch.store.shards import Store
 from vesearch.system.quiet import quiet
+from vesearch.system.threads import cores
 
 K, DIM = 10, 128
 FACTORS = (2, 4, 10)  # times K candidates are ordered anew
 NOISE = 0.5  # standard deviations
 TIMED = 50  # queries
-METHODS = {  # faiss' names of what keeps a vector
+METHODS = {  # faiss' names of what keeps a vector; np: nothing is trained for Hamming distances
     "float32": "Flat",
     "float16": "SQfp16",
     "int8, the range of each dimension": "SQ8",
     "int4, the same": "SQ4",
-    "PQ, 64 bytes": "PQ64",
-    "PQ, 32 bytes": "PQ32",
-    "PQ, 16 bytes": "PQ16",
-    "OPQ, 64 bytes": "OPQ64,PQ64",
-    "OPQ, 32 bytes": "OPQ32,PQ32",
-    "OPQ, 16 bytes": "OPQ16,PQ16",
+    "PQ, 64 bytes": "PQ64np",
+    "PQ, 32 bytes": "PQ32np",
+    "PQ, 16 bytes": "PQ16np",
+    "OPQ, 64 bytes": "OPQ64,PQ64np",
+    "OPQ, 32 bytes": "OPQ32,PQ32np",
+    "OPQ, 16 bytes": "OPQ16,PQ16np",
     "RaBitQ, a bit a dimension and 8 bytes": "RR,RaBitQ",
     "signs": "LSH",
     "signs, turned by ITQ": "ITQ,LSH",
@@ -132,7 +132,7 @@ def projected(of: Split, fitted: Projection) -> Split:
 def made(method: str, fitted: Float32) -> Any:
     """Return a trained, empty index of faiss."""
     faiss = importlib.import_module("faiss")
-    faiss.omp_set_num_threads(os.cpu_count())
+    faiss.omp_set_num_threads(cores())
     # signs are compared by how many differ, which faiss calls L2
     metric = faiss.METRIC_L2 if method.endswith("LSH") else faiss.METRIC_INNER_PRODUCT
     index = faiss.index_factory(fitted.shape[1], method, metric)
@@ -199,7 +199,7 @@ def methods_table(of: Split, large: Float32) -> Iterator[str]:
 def dims_table(of: Split, whole: Split) -> Iterator[str]:
     """Yield what fewer dimensions keep; whole: all of the embedding, centred."""
     faiss = importlib.import_module("faiss")
-    faiss.omp_set_num_threads(os.cpu_count())
+    faiss.omp_set_num_threads(cores())
     heads = f"recall@{K} | {_factors()} | of all {whole.stored.shape[1]:,}"
     yield f"| dimensions | kept as | bytes | {heads} |"
     yield "|---|---|---:|---:|" + "---:|" * (len(FACTORS) + 1)
@@ -238,7 +238,7 @@ def graphs_table(of: Split, count: int) -> Iterator[str]:
 
 def made_graph(faiss: Any, method: str) -> Any:
     """Return an empty graph, or inverted lists, made as vesearch's `faiss` makes its own."""
-    faiss.omp_set_num_threads(os.cpu_count())
+    faiss.omp_set_num_threads(cores())
     index = faiss.index_factory(DIM, method, faiss.METRIC_INNER_PRODUCT)
     if method.startswith("HNSW"):
         index.hnsw.efConstruction = 100
@@ -260,7 +260,7 @@ def reached(
             index.hnsw.efSearch = max(reach, K * factor)
         else:
             index.nprobe = reach
-        faiss.omp_set_num_threads(os.cpu_count())
+        faiss.omp_set_num_threads(cores())
         found = index.search(queries, K * factor)[1]
         recall = ordered_anew(found, queries, stored, worst)
         if recall >= wanted:
