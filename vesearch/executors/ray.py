@@ -36,7 +36,7 @@ except ImportError as err:
 
 log = logging.getLogger("vesearch")
 _TICK_S = 1.0  # how often it is asked how far everybody is, and who is there
-# after a kill Ray's agents say farewell to a server that is gone, for a minute
+# after a kill Ray's agents say farewell to a server that is gone: for a minute, mostly less so
 _OWN = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
 _PATIENCE_S = 300.0  # that all workers may be waited for: a cluster may be busy with other things
 
