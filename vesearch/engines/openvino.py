@@ -29,6 +29,7 @@ from vesearch.weights import zoo
 log = logging.getLogger(__name__)
 
 _ONE = threading.RLock()
+_FIRST = threading.Lock()  # not _ONE: other networks are read meanwhile
 _HAS_RUN = threading.Event()  # a network in this process, from its inputs to its outputs
 _VERSION = "openvino-1"  # change it whenever the same module may be converted in another way
 _MODEL, _WEIGHTS = "network.xml", "network.bin"
@@ -91,7 +92,7 @@ class _Network:
             return self._run(inputs)
         # its bindings look for numpy the first time: two threads that do so at once would wait for
         # each other for ever
-        with _ONE:
+        with _FIRST:
             found = self._run(inputs)
             _HAS_RUN.set()
         return found
