@@ -87,7 +87,7 @@ class RemoteIndex(ABC):
             self._start(ids, vectors)
         else:
             self._begin_to_change()
-            self._put(self._filled, ids, vectors)
+            self._put(self._filled, ids, vectors, np.arange(len(ids)))
             self._filled.finish()
             self._count += len(ids)
 
@@ -218,13 +218,13 @@ class RemoteIndex(ABC):
             if len(queries):
                 queries, held_out = with_copies(vectors, queries)
             present = order[~np.isin(order, held_out)]
-            self._put(table, ids[present], vectors[present])
+            self._put(table, ids, vectors, present)
             table.finish()
             self._opened, self._count = table, len(present)
             self._dimension = vectors.shape[1]
             if len(held_out):
-                self._tune(vectors[queries], ids[present], vectors[present])
-                self._put(table, ids[held_out], vectors[held_out])
+                self._tune(vectors[queries], _parts(ids, vectors, present))
+                self._put(table, ids, vectors, held_out)
                 table.finish()
             self._count = len(ids)
         except BaseException:
@@ -232,15 +232,14 @@ class RemoteIndex(ABC):
             table.drop()
             raise
 
-    def _put(self, table: Table, ids: Int64, vectors: Float32) -> None:
-        for start in range(0, len(ids), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            table.put(ids[rows], np.ascontiguousarray(vectors[rows]))
+    def _put(self, table: Table, ids: Int64, vectors: Float32, order: Int64) -> None:
+        for part in _parts(ids, vectors, order):
+            table.put(*part)
 
-    def _tune(self, queries: Float32, ids: Int64, vectors: Float32) -> None:
+    def _tune(self, queries: Float32, parts: Iterator[Rows]) -> None:
         """Choose the smallest reach that has the recall, against all (ids, vectors)."""
-        k = min(self.k, len(ids))
-        best = top_k(queries, [(ids, vectors)], k)[1]
+        k = min(self.k, self._count)
+        best = top_k(queries, parts, k)[1]
         strangers = best[:, 0] < COPY
         if strangers.sum() >= SAMPLE_AT_LEAST:
             queries, best = queries[strangers], best[strangers]
@@ -257,7 +256,7 @@ class RemoteIndex(ABC):
             )
         # rounded down: never shows more than was measured
         shown = {"recall": int(measured * 1e4) / 1e4, "recall_k": k}
-        self._measured = {**shown, "tuned_at": len(ids)}
+        self._measured = {**shown, "tuned_at": self._count}
 
     def _near(self, queries: Float32, k: int, allowed: Int64 | None) -> Rows | None:
         """Return the k best that the server names for each query; None where it names fewer."""
@@ -291,6 +290,13 @@ def _compared(queries: Float32, k: int, parts: Sequence[Rows] | Iterator[Rows]) 
         ids = np.take_along_axis(ids, best, 1)
         sims = np.take_along_axis(sims, best, 1)
     return ids, sims
+
+
+def _parts(ids: Int64, vectors: Float32, order: Int64) -> Iterator[Rows]:
+    """Yield some rows at a time, in an order; what has them all may fill the memory."""
+    for start in range(0, len(order), _BLOCK):
+        rows = order[start : start + _BLOCK]
+        yield ids[rows], vectors[rows]
 
 
 def _in_order(ids: Int64, vectors: Float32) -> Rows:
