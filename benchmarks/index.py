@@ -3,10 +3,12 @@
     python benchmarks/index.py --n 200000 --queries 1000
 
 The vectors are synthetic: a mixture of 2,000 Gaussian clusters of uneven sizes whose variance
-falls over the dimensions as after a PCA, L2-normalised. The queries come from the same mixture and
-are not in the index. Every method is tuned to the recall@10, ours by the adapter itself while it
-builds, the others on 500 more queries; the recall shown is that of the timed queries. Building
-uses all cores; searching uses one thread and takes one query at a time.
+falls over the dimensions as after a PCA, L2-normalised; the queries come from the same mixture and
+are not in the index. With --store they are real: a store's vectors drawn again and again, each
+moved a little, and entities of other photos for queries. Every method is tuned to the recall@10,
+ours by the adapter itself while it builds, the others on 500 more queries; the recall shown is that
+of the timed queries. Building uses all cores; searching uses one thread and takes one query at a
+time.
 """
 
 from __future__ import annotations
@@ -28,10 +30,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks import quantisation
 from benchmarks.timing import processor, seconds
 from tests import servers
+from vesearch import projection
 from vesearch.indexes import INDEXES, Index
 from vesearch.records import Float32, Int64
+from vesearch.store.shards import Store
 
 K = 10
 DIMENSION = 128
@@ -98,10 +103,24 @@ def mixture(n: int, rng: np.random.Generator) -> Float32:
     return vectors
 
 
-def make_data(n: int, queries: int, wanted: float) -> Data:
+def real(n: int, queries: int, store: Path) -> list[Float32]:
+    """Return n vectors resampled from a store's, and entities of other photos to tune and time."""
+    photos, embeddings = quantisation.embeddings_of(Store(store))
+    parts = quantisation.split(photos, embeddings, TUNING_QUERIES + queries)
+    fitted = projection.fit(projection.thinned(parts.fitted), dim=DIMENSION)
+    of = quantisation.projected(parts, fitted)
+    asked = np.random.default_rng(4).permutation(of.queries)
+    return [quantisation.resampled(of.stored, n), asked[:TUNING_QUERIES], asked[TUNING_QUERIES:]]
+
+
+def make_data(n: int, queries: int, wanted: float, store: Path | None = None) -> Data:
     """Draw everything and find the exact K-th best similarity of each query."""
     rng = np.random.default_rng(2)
-    vectors, tuning, timed = (mixture(size, rng) for size in (n, TUNING_QUERIES, queries))
+    vectors, tuning, timed = (
+        [mixture(size, rng) for size in (n, TUNING_QUERIES, queries)]
+        if store is None
+        else real(n, queries, store)
+    )
     exact = INDEXES.create("exact")
     exact.build(np.arange(len(vectors)), vectors)
     of_tuning, of_timed = (exact.search(some, K)[1][:, -1] for some in (tuning, timed))
@@ -279,9 +298,11 @@ def disk_mib(built: Built) -> float:
         return sum(path.stat().st_size for path in Path(folder, "saved").iterdir()) / MIB
 
 
-def run(n: int, queries: int, wanted: float, names: Sequence[str]) -> str:
+def run(
+    n: int, queries: int, wanted: float, names: Sequence[str], store: Path | None = None
+) -> str:
     """Build, tune and time the methods that are installed; return a table."""
-    data = make_data(n, queries, wanted)
+    data = make_data(n, queries, wanted, store)
     built: list[Built] = []
     missing = []
     for name in names:
@@ -311,10 +332,11 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200_000, help="stored vectors")
     parser.add_argument("--queries", type=int, default=1000, help="timed queries")
     parser.add_argument("--recall", type=float, default=0.98, help="recall@10 to tune to")
+    parser.add_argument("--store", type=Path, help="take this store's vectors")
     parser.add_argument("--only", nargs="+", default=list(METHODS), choices=list(METHODS))
     options = parser.parse_args()
     print(f"{options.n} vectors x {DIMENSION}, {options.queries} queries, {processor()}\n")
-    print(run(options.n, options.queries, options.recall, options.only))
+    print(run(options.n, options.queries, options.recall, options.only, options.store))
 
 
 if __name__ == "__main__":
