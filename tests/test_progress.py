@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import pytest
@@ -21,11 +21,12 @@ from vesearch import pipeline
 from vesearch.care.status import Status, status_of
 from vesearch.cli import report
 from vesearch.config import Config
+from vesearch.executors.here import Here
 from vesearch.job import Job
 from vesearch.store.lock import Lock, Writer
 from vesearch.store.shards import Store
 from vesearch.system import progress
-from vesearch.work import Here, T, U
+from vesearch.work import Contents, Tables, Work
 
 SLOW = """
 import sys, time
@@ -96,7 +97,7 @@ class Beside(Here):
     def __init__(self, config: Config) -> None:
         self.config, self.seen = config, list[Status]()
 
-    def map(self, work: Callable[[T], U], tasks: Iterable[T], /) -> Iterator[U]:
+    def map(self, work: Work, tasks: Iterable[Contents], /) -> Generator[Tables, None, None]:
         for done in super().map(work, tasks):
             self.seen.append(status_of(Job(self.config)))
             yield done
