@@ -35,6 +35,7 @@ except ImportError as err:
     raise MissingPackageError("run.executor ray needs Ray: pip install 'vesearch[ray]'") from err
 
 log = logging.getLogger("vesearch")
+_STARTS = 3  # tries to start a cluster: now and then, on a busy machine, Ray does not
 _TICK_S = 1.0  # how often it is asked how far everybody is, and who is there
 # after a kill Ray's agents say farewell to a server that is gone: for a minute, mostly less so
 _OWN = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
@@ -115,15 +116,17 @@ def _start(folder: str, **quiet: Any) -> None:
     os.environ |= _OWN
     # as it is on macOS: else Ray turns 127.0.0.1 into an address that others can reach
     ray_constants.ENABLE_RAY_CLUSTER = False
+    given = {"num_cpus": cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
-        ray.init(
-            "local",
-            num_cpus=cores(),
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-            **quiet,
-        )
+        for left in reversed(range(_STARTS)):
+            try:
+                ray.init("local", _temp_dir=folder, **given, **quiet)
+                break
+            except Exception as err:  # one of no kind, where its parts found each other too late
+                ray.shutdown()
+                if not left:
+                    raise
+                log.debug("Ray did not start, and is started again: %s", one_line(str(err)))
     finally:  # another cluster may come after this one
         ray_constants.ENABLE_RAY_CLUSTER = clusters
         for name in _OWN:
@@ -142,7 +145,9 @@ def _signals_as_they_were() -> Iterator[None]:
         yield
     except SystemExit as err:  # of Ray's handler, meanwhile
         raise TerminatedError from err
-    except (ConnectionError, RuntimeError, ValueError) as err:
+    except VesearchError:
+        raise
+    except Exception as err:  # Ray raises some of no kind
         where = os.environ.get("RAY_ADDRESS") or "this machine"
         raise VesearchError(f"no Ray cluster at {where}: {one_line(str(err))}") from err
     finally:
