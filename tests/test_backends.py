@@ -221,6 +221,14 @@ def test_a_wrong_address_is_told_in_one_line_without_its_password() -> None:
         assert "open-sesame" not in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_milvus_is_a_server_and_no_file(tmp_path: Path) -> None:
+    """Two processes that write to a file of Milvus Lite lose rows."""
+    index: Any = empty("milvus").__class__(server=str(tmp_path / "milvus.db"))
+    with pytest.raises(ConfigError, match=r"index\.server must be as http"):
+        index.build(np.arange(3), clustered(3))
+    assert not list(tmp_path.iterdir())
+
+
 @every_remote
 @pytest.mark.parametrize("table", ["pg_class", "vesearch_x; DROP TABLE photos", ""])
 def test_a_place_leads_to_no_table_but_ours(name: str, table: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vesearch.errors import MissingPackageError, StoreMissingError
+from vesearch.errors import ConfigError, MissingPackageError, StoreMissingError
 from vesearch.indexes.folder import REBUILD
 from vesearch.indexes.remote import REACHES, RemoteIndex
 from vesearch.indexes.servers import Rows, Table, needed, refused
@@ -38,7 +38,10 @@ class MilvusIndex(RemoteIndex):
     reaches = (*REACHES, 2000, 4000, 8000, 16_000)
 
     def _table(self, name: str) -> Table:
-        return _MilvusTable(needed(self.server, self.kind, _EXAMPLE), name)
+        server = needed(self.server, self.kind, _EXAMPLE)
+        if "://" not in server:  # a file's name would start Milvus Lite in this process
+            raise ConfigError(f"index.server must be as {_EXAMPLE} for {self.kind!r}")
+        return _MilvusTable(server, name)
 
 
 class _MilvusTable:
